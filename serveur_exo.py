@@ -1,0 +1,945 @@
+#!/usr/bin/env python3
+"""Le serveur du chat : TCP, des lignes de texte, un thread par client.
+
+À essayer dans trois terminaux :
+
+    python3 serveur_exo.py
+    nc 127.0.0.1 12345          (tapez un nom, puis des messages)
+    nc 127.0.0.1 12345
+
+Chaque thread a un seul métier, et ils ne partagent rien : ils s'envoient du courrier.
+
+    accepteur   le thread principal : accepte, et lance un lecteur par client
+    lecteur     un par client : recv, lignes entières, courrier
+    facteur     un seul : ouvre le courrier, applique les règles du salon, envoie
+    greffiers   deux au plus : écrivent la console et le journal
+
+Le facteur touche seul au salon, envoie seul, ferme seul. Il n'y a donc aucun
+verrou à nous ici, et tous les clients voient les lignes dans le même ordre.
+"""
+
+import argparse
+import collections
+import contextlib
+import datetime
+import enum
+import errno
+import ipaddress
+import os
+import queue
+import select
+import selectors
+import signal
+import socket
+import stat
+import struct
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import chat_protocol as protocol
+from chat_protocol import Refused
+
+# --- Limites -----------------------------------------------------------------
+
+BACKLOG = 4096  # connexions que le système garde avant accept : toute une classe d'un coup
+PAUSE_SECONDS = 0.2  # s ; après un échec d'accept, qui sinon échouerait sans fin à 100 % CPU
+DEFAULT_MAX_CLIENTS = 1000
+SPARE_FILES = 32  # fichiers ouverts que le serveur garde pour lui
+
+RECV_BYTES = 64 * 1024  # octets par recv : plusieurs lignes d'un coup, donc moins d'appels
+RECEIVE_BUFFER = 64 * 1024  # octets gardés par le système : un bavard freiné en laisse peu
+LINES_PER_MAIL = 512  # lignes : borne le travail, et donc la mémoire, d'un courrier
+INBOX_MAILS = 256  # courriers : au-delà, les lecteurs attendent et TCP freine les bavards
+ROUND_BYTES = 256 * 1024  # octets par tournée : chacun peut en garder une copie
+
+NAME_SECONDS = 60  # s pour donner un nom : sinon, mille muets prendraient toute la place
+MAX_REFUSALS = 5  # noms refusés avant de fermer
+DEFAULT_RATE = 20  # lignes par seconde et par client : plus vite que l'on ne tape
+BURST_LINES = 100  # lignes d'avance : un texte collé passe d'un coup
+
+TICK_SECONDS = 0.005  # s entre deux essais d'envoi à qui n'a pas tout pris
+LATE_BYTES = 1024 * 1024  # octets de retard à partir desquels on attend un client
+CATCH_UP_SECONDS = 1  # s qu'il a pour tout prendre : c'est ce qu'il peut coûter aux autres
+FAREWELL_SECONDS = 5  # s laissées à qui part pour lire ce qui l'attend encore
+LAST_SECONDS = 1  # s laissées de même à chacun quand le serveur s'arrête
+END_SECONDS = 2  # s au plus pour fermer toutes les connexions, puis autant pour les sorties
+
+KEEPALIVE_IDLE = 60  # s de silence avant de sonder une machine peut-être disparue
+KEEPALIVE_INTERVAL = 15  # s entre deux sondes
+KEEPALIVE_PROBES = 4  # sondes sans réponse : 60 + 4 × 15 = 120 s en tout
+UNANSWERED_MILLISECONDS = 120_000  # ms sans accusé de réception, dans un salon qui parle
+
+OUTPUT_BYTES = 8 * 1024 * 1024  # octets qui attendent une console que personne ne lit
+BLOCKED_SECONDS = 0.05  # s d'attente d'une sortie bloquée avant de regarder l'autre
+
+FULL_LINE = protocol.error_line("Le serveur est complet, réessayez plus tard.")
+
+# Ce que tous les systèmes n'ont pas.
+DONT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)  # Windows ne l'a pas
+SMALL_SEND_BYTES = 16 * 1024  # octets par envoi là où il manque : moins que ce qu'il tamponne
+PIPE_BYTES = getattr(select, "PIPE_BUF", 512)  # octets qu'un tube « prêt » prend sans bloquer
+# Pour attendre un nom : poll n'ouvre pas de fichier, epoll si ; Windows n'a que select.
+NameSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
+# --- Ce que les threads s'envoient -------------------------------------------
+
+
+class Event(enum.Enum):
+    CONNECTED = "un client est là, sans nom encore"
+    NO_THREAD = "le système n'a pas pu donner de lecteur à ce client"
+    LINES = "des lignes entières d'un client"
+    TIMED_OUT = "un client n'a pas donné de nom à temps"
+    GONE = "la connexion d'un client est finie : son lecteur s'arrête"
+    REPORT = "une phrase pour l'exploitant (stderr)"
+    STOP = "le serveur s'arrête : à lire dans stopping, ceci ne fait que réveiller"
+
+
+class Mail(NamedTuple):
+    """Un courrier : mis dans l'inbox par n'importe quel thread, ouvert par le facteur."""
+
+    event: Event
+    client: "Client | None" = None
+    lines: Sequence[bytes] = ()  # sans fin de ligne
+    text: str = ""
+
+
+class Client:
+    """Un client vu du serveur. Chaque champ dit qui a le droit d'y écrire."""
+
+    def __init__(self, sock: socket.socket, host: str) -> None:
+        self.sock = sock  # son lecteur y lit ; le facteur y envoie et le ferme
+        self.host = host  # jamais modifié
+        # Le facteur seul écrit les champs suivants ; le lecteur n'en lit que deux,
+        # name et leaving, qui ne changent qu'une fois.
+        self.name: str | None = None  # None tant qu'aucun nom n'est admis
+        self.refusals = 0  # noms refusés
+        self.outbox: list[bytes] = []  # lignes prêtes à partir, dans l'ordre
+        self.catch_up_by = 0.0  # instant où il sera renvoyé, s'il est de ceux que l'on attend
+        self.leaving = False  # il n'est plus du salon : ce qu'il envoie est jeté
+        self.closing_by: float | None = None  # instant où l'on n'attend plus qu'il ferme
+        self.gone = False  # son lecteur a fini
+
+    def post(self, text: str) -> None:
+        """Met une ligne (str sans fin de ligne) dans l'outbox ; ne l'envoie pas encore."""
+        self.outbox.append(protocol.encode_line(text))
+
+
+# --- Le salon : les règles, sans socket ni thread -----------------------------
+
+
+class Room:
+    """Qui est là, et ce que chaque ligne y fait. Le facteur seul s'en sert."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, Client] = {}  # name_key(nom) → client admis
+        self.stamp = ""  # « [HH:MM] » de la tournée, ou rien
+        self.news: list[str] = []  # lignes de console de la tournée, sans horodatage
+        self.posted_bytes = 0  # octets de la tournée destinés à chacun
+
+    def receive(self, client: Client, lines: list[bytes]) -> None:
+        """Traite des lignes d'un client (bytes sans fin de ligne), dans l'ordre."""
+        said: list[str] = []  # messages qui se suivent : une seule pièce pour chacun
+        for line in lines:
+            if client.leaving:
+                break
+            try:
+                text = protocol.decode_line(line)
+            except Refused as reason:
+                self.refuse(client, str(reason))
+                continue
+            if protocol.is_blank(text):
+                continue
+            command = protocol.parse(text)
+            if client.name is None:
+                self.receive_name(client, text, command)
+            elif isinstance(command, protocol.Message):
+                said.append(protocol.message_line(client.name, command.text))
+            else:
+                self.broadcast(said, said, sender=client)
+                said = []
+                self.obey(client, command)
+        self.broadcast(said, said, sender=client)
+
+    def receive_name(self, client: Client, text: str, command: protocol.Command) -> None:
+        if isinstance(command, protocol.Quit):
+            client.leaving = True
+            return
+        try:
+            name = protocol.normalize_name(text)
+            self.join(client, name)
+        except Refused as reason:
+            self.refuse(client, str(reason))
+
+    def join(self, client: Client, name: str) -> None:
+        """Admet un client sous ce nom (normalisé), ou lève Refused s'il est pris."""
+        key = protocol.name_key(name)
+        if key in self.members:
+            raise Refused(f"Le nom {name} est déjà pris : choisissez-en un autre.")
+        client.post(protocol.notice_line(f"Bienvenue, {name} ! (/aide : les commandes)"))
+        self.announce(f"{name} a rejoint le chat.", f"{name} ({client.host}) a rejoint le chat.")
+        client.name = name
+        self.members[key] = client
+
+    def leave(self, client: Client) -> None:
+        """Retire un client ; sans effet s'il n'est pas ou plus du salon."""
+        client.leaving = True
+        if client.name is None or self.members.pop(protocol.name_key(client.name), None) is None:
+            return
+        self.announce(f"{client.name} a quitté le chat.", f"{client.name} a quitté le chat.")
+
+    def refuse(self, client: Client, reason: str) -> None:
+        """Dit à un client que sa ligne n'est pas recevable ; sans nom, c'est un essai de moins."""
+        if client.name is None:
+            client.refusals += 1
+            if client.refusals == MAX_REFUSALS:
+                reason += f" C'était le dernier des {MAX_REFUSALS} essais."
+                client.leaving = True
+        self.answer(client, protocol.error_line(reason))
+
+    def obey(self, client: Client, command: protocol.Command) -> None:
+        """Exécute une commande d'un membre."""
+        match command:
+            case protocol.Quit():
+                self.answer(client, protocol.notice_line(f"Au revoir, {client.name}."))
+                self.leave(client)
+            case protocol.ListMembers():
+                names = protocol.alphabetical(member.name for member in self.members.values())
+                line = f"Connectés ({len(names)}) : {', '.join(names)}"
+                self.answer(client, protocol.notice_line(line))
+            case protocol.Help():
+                for line in protocol.HELP_LINES:
+                    self.answer(client, protocol.notice_line(line))
+            case protocol.PrivateMessage(recipient, text):
+                self.send_privately(client, recipient, text)
+            case protocol.UnknownCommand(word):
+                line = f"Commande inconnue : {word} (tapez /aide)."
+                self.answer(client, protocol.error_line(line))
+
+    def send_privately(self, sender: Client, recipient: str, text: str) -> None:
+        member = self.members.get(protocol.name_key(recipient))
+        if not text:
+            problem = "Il manque le nom ou le message : /privé NOM message"
+        elif member is None:
+            problem = f"Personne ne s'appelle {protocol.quote(recipient)} ici (tapez /liste)."
+        elif member is sender:
+            problem = "Ce message est pour vous-même : choisissez quelqu'un d'autre (tapez /liste)."
+        else:
+            self.answer(member, self.stamp + protocol.private_line(sender.name, text))
+            self.answer(sender, protocol.notice_line(f"Message privé envoyé à {member.name}."))
+            return
+        self.answer(sender, protocol.error_line(problem))
+
+    def answer(self, client: Client, line: str) -> None:
+        """Donne une ligne à un seul client."""
+        client.post(line)
+        self.posted_bytes += len(client.outbox[-1])
+
+    def announce(self, text: str, console_line: str) -> None:
+        """Donne une arrivée ou un départ à tous les membres et à la console."""
+        self.broadcast([protocol.notice_line(text)], [console_line])
+
+    def broadcast(self, lines: list[str], news: list[str], sender: Client | None = None) -> None:
+        """Donne des lignes à chaque membre sauf `sender`, encodées une fois pour tous."""
+        if not lines:
+            return
+        piece = b"".join(protocol.encode_line(self.stamp + line) for line in lines)
+        for member in self.members.values():
+            if member is not sender:
+                member.outbox.append(piece)
+        self.posted_bytes += len(piece)
+        self.news += news
+
+
+# --- La vie d'un client : ce qu'il envoie --------------------------------------
+
+
+class Allowance:
+    """Le débit d'un client : un seau à jetons, un par ligne. Son lecteur seul s'en sert."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate  # jetons par seconde ; 0 : sans limite
+        self.tokens = float(BURST_LINES)
+        self.counted_at = time.monotonic()
+
+    def lines(self) -> int:
+        """Rend combien de lignes prendre maintenant, une au moins."""
+        return max(1, int(self.tokens)) if self.rate else LINES_PER_MAIL
+
+    def spend(self, lines: int) -> float:
+        """Paie des lignes ; rend les secondes à attendre avant de les transmettre."""
+        if not self.rate:
+            return 0
+        now = time.monotonic()
+        earned = (now - self.counted_at) * self.rate
+        self.counted_at = now
+        self.tokens = min(BURST_LINES, self.tokens + earned) - lines
+        return max(0, -self.tokens / self.rate)
+
+
+def read_client(client: Client, inbox: "queue.Queue[Mail]", rate: int) -> None:
+    """Thread lecteur : de la connexion d'un client à sa fin."""
+    try:
+        receive_lines(client, inbox, rate)
+    except OSError:
+        pass  # connexion coupée net : elle est finie, comme les autres
+    finally:
+        inbox.put(Mail(Event.GONE, client))
+
+
+def receive_lines(client: Client, inbox: "queue.Queue[Mail]", rate: int) -> None:
+    """Lit jusqu'à la fin du flux ; lève OSError si la connexion est coupée net."""
+    buffer = protocol.LineBuffer()
+    allowance = Allowance(rate)
+    deadline = time.monotonic() + NAME_SECONDS
+    is_timed_out = False
+    while True:
+        if client.name is None and not is_timed_out and not has_data(client.sock, deadline):
+            inbox.put(Mail(Event.TIMED_OUT, client))  # le facteur sait si un nom l'attend
+            is_timed_out = True
+        data = client.sock.recv(RECV_BYTES)
+        if client.leaving:
+            discard_rest(client.sock)
+            return
+        buffer.feed(data)
+        while not client.leaving and (lines := buffer.take(allowance.lines())):
+            hand_over(lines, client, inbox, allowance)
+        if not data:
+            hand_over(buffer.take_last(), client, inbox, allowance)
+            return
+
+
+def has_data(sock: socket.socket, deadline: float) -> bool:
+    """Attend des octets jusqu'à `deadline` (time.monotonic), sans rien changer au socket.
+
+    settimeout le changerait aussi pour le facteur, qui y envoie.
+    """
+    with NameSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        return bool(selector.select(max(0, deadline - time.monotonic())))
+
+
+def hand_over(
+    lines: list[bytes], client: Client, inbox: "queue.Queue[Mail]", allowance: Allowance
+) -> None:
+    """Transmet des lignes au facteur, au débit permis ; lève OSError si le client est coupé."""
+    if not lines:
+        return
+    delay = allowance.spend(len(lines))
+    if delay > 0:
+        time.sleep(delay)
+        # Les lignes d'un client coupé restent lisibles : à ce débit, un fantôme parlerait
+        # des heures. getpeername échoue dès que la connexion n'existe plus.
+        client.sock.getpeername()
+    inbox.put(Mail(Event.LINES, client, lines))
+
+
+def discard_rest(sock: socket.socket) -> None:
+    """Lit jusqu'à la fin sans rien garder : des octets non lus feraient perdre l'au revoir."""
+    while sock.recv(RECV_BYTES):
+        pass
+
+
+# --- La vie d'un client : ce qu'il reçoit --------------------------------------
+
+
+class Postman:
+    """Le facteur : un seul thread, seul à toucher au salon, à envoyer et à fermer."""
+
+    def __init__(
+        self,
+        inbox: "queue.Queue[Mail]",
+        admission: threading.BoundedSemaphore,
+        outputs: "Outputs",
+        with_stamps: bool,
+    ) -> None:
+        self.inbox = inbox  # par où tous les autres threads lui parlent
+        self.admission = admission  # une place, qu'il rend quand il ferme un client
+        self.outputs = outputs
+        self.with_stamps = with_stamps
+        self.room = Room()
+        self.clients: dict[Client, None] = {}  # tous, nommés ou non, par ordre d'arrivée
+        self.late: set[Client] = set()  # ceux que l'on attend
+        self.is_idle = True  # rien à faire avant le prochain courrier
+        self.has_failed = False  # arrêté par un défaut ; lu par l'accepteur à la fin
+
+    def run(self, stopping: threading.Event, button: socket.socket) -> None:
+        """Thread facteur : des tournées jusqu'à ce que `stopping` soit posé, puis la fermeture."""
+        try:
+            while not stopping.is_set():
+                self.make_round()
+            self.close_everything()
+        except BaseException:
+            self.has_failed = True
+            button.send(b"!")  # un serveur sans facteur serait sourd : qu'il s'arrête
+            raise
+
+    def make_round(self) -> None:
+        """Une tournée : ouvrir le courrier, distribuer, afficher."""
+        if self.late:
+            time.sleep(TICK_SECONDS)  # le courrier attend qu'ils aient tout pris
+        else:
+            self.open_mail()
+        self.deliver()
+        self.outputs.show(self.room.news, self.room.stamp)
+        self.room.news = []
+
+    def open_mail(self) -> None:
+        """Ouvre ce qui est arrivé, dans la limite d'une tournée ; attend s'il n'y a rien."""
+        try:
+            mail = self.inbox.get(timeout=None if self.is_idle else TICK_SECONDS)
+        except queue.Empty:
+            return
+        self.room.posted_bytes = 0
+        self.room.stamp = time.strftime("[%H:%M] ") if self.with_stamps else ""
+        self.open(mail)
+        for _ in range(self.inbox.qsize()):
+            if self.room.posted_bytes >= ROUND_BYTES:
+                return
+            self.open(self.inbox.get_nowait())
+
+    def open(self, mail: Mail) -> None:
+        client = mail.client
+        match mail.event:
+            case Event.CONNECTED:
+                self.clients[client] = None
+            case Event.NO_THREAD:
+                client.post(FULL_LINE)
+                client.leaving = client.gone = True
+            case Event.LINES:
+                self.room.receive(client, mail.lines)
+            case Event.TIMED_OUT if client.name is None:
+                client.post(protocol.error_line(f"Pas de nom en {NAME_SECONDS} s : au revoir."))
+                client.leaving = True
+            case Event.GONE:
+                client.gone = True
+                self.room.leave(client)
+            case Event.REPORT:
+                self.outputs.report(mail.text)
+
+    def deliver(self) -> None:
+        """Envoie à chacun ce qu'il prend tout de suite, et ferme qui a fini."""
+        self.is_idle = not self.outputs.report_skipped()
+        for client in list(self.clients):
+            if client.outbox:
+                self.send_to(client)
+            if client.leaving:
+                self.close_when_done(client)
+            if client.outbox or client.leaving:
+                self.is_idle = False
+
+    def send_to(self, client: Client) -> None:
+        data = b"".join(client.outbox)
+        try:
+            sent = send_now(client.sock, data)
+        except OSError:  # plus personne au bout ; son lecteur finit de lire, et le dira
+            sent = len(data)
+            shut(client.sock, socket.SHUT_RDWR)
+        client.outbox = [data[sent:]] if sent < len(data) else []
+        if not client.leaving:
+            self.watch_delay(client, len(data) - sent)
+
+    def watch_delay(self, client: Client, behind: int) -> None:
+        """Donne une seconde pour tout prendre à qui a plus d'un Mio de retard, puis le renvoie.
+
+        Tout, et non « un peu » : qui lirait un octet à la fois tiendrait le salon à son pas.
+        """
+        if not behind:
+            self.late.discard(client)
+        elif client not in self.late:
+            if behind > LATE_BYTES:
+                self.late.add(client)
+                client.catch_up_by = time.monotonic() + CATCH_UP_SECONDS
+        elif time.monotonic() > client.catch_up_by:
+            self.drop(client, behind)
+
+    def drop(self, client: Client, behind: int) -> None:
+        """Renvoie un client qui ne lit plus."""
+        self.outputs.report(
+            f"{client.name} ({client.host}) renvoyé : il ne lit plus ({behind} octets l'attendent)."
+        )
+        self.late.discard(client)
+        client.outbox.clear()
+        # Le système garderait sinon des Mo pour lui : SO_LINGER de 0 s, close les jettera.
+        with contextlib.suppress(OSError):
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        shut(client.sock, socket.SHUT_RDWR)
+        self.room.leave(client)
+        self.is_idle = False  # son départ reste à distribuer
+
+    def close_when_done(self, client: Client) -> None:
+        """Ferme en deux temps un client qui part : l'envoi, puis le socket s'il a fermé aussi.
+
+        Fermer d'un coup, avec des octets non lus, ferait envoyer par TCP un « reset »
+        qui peut détruire l'au revoir en chemin (RFC 1122, 4.2.2.13).
+        """
+        if client.closing_by is None:
+            client.closing_by = time.monotonic() + FAREWELL_SECONDS
+        is_expired = time.monotonic() > client.closing_by
+        if client.gone and (is_expired or not client.outbox):
+            client.sock.close()
+            del self.clients[client]
+            self.admission.release()
+        elif is_expired:
+            shut(client.sock, socket.SHUT_RDWR)  # réveille son lecteur, qui dira GONE
+        elif not client.outbox:
+            shut(client.sock, socket.SHUT_WR)
+
+    def close_everything(self) -> None:
+        """Prévient chacun que le serveur s'arrête, et ferme, en END_SECONDS au plus."""
+        for _ in range(self.inbox.qsize()):
+            self.open(self.inbox.get_nowait())
+        self.room.members.clear()  # plus de salon : personne ne verra partir les autres
+        deadline = time.monotonic() + END_SECONDS
+        while self.clients and time.monotonic() < deadline:
+            for client in self.clients:
+                if not client.leaving:
+                    client.post(protocol.notice_line("Le serveur s'arrête."))
+                    client.leaving = True
+                    client.closing_by = time.monotonic() + LAST_SECONDS
+            self.late.clear()
+            self.is_idle = False
+            self.make_round()
+        self.outputs.show(self.room.news, self.room.stamp)
+
+
+def send_now(sock: socket.socket, data: bytes) -> int:
+    """Envoie ce que le système prend tout de suite ; rend ce nombre d'octets, 0 peut-être.
+
+    Le socket reste bloquant : son mode serait commun à tous les threads qui s'en servent.
+    """
+    if DONT_WAIT is None:
+        is_ready = select.select([], [sock], [], 0)[1]
+        return sock.send(data[:SMALL_SEND_BYTES]) if is_ready else 0
+    try:
+        return sock.send(data, DONT_WAIT)
+    except BlockingIOError:
+        return 0
+
+
+def shut(sock: socket.socket, how: int) -> None:
+    """shutdown, sans effet si la connexion n'existe plus."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(how)
+
+
+# --- Les sorties : stderr, console, journal ------------------------------------
+
+
+class Output:
+    """Un descripteur où un greffier écrit, et ce qui attend de l'être.
+
+    On écrit avec os.write et non dans un fichier Python : une écriture bloquée
+    (Ctrl+S, tube plein) y tiendrait un verrou que la fin du programme attend.
+    """
+
+    def __init__(self, descriptor: int, label: str) -> None:
+        self.descriptor = descriptor
+        self.label = label  # comment la nommer à l'exploitant
+        # Le facteur ajoute à droite, le greffier prend à gauche ; un deque l'admet sans
+        # verrou (documentation de collections). Chaque compteur n'a qu'un écrivain.
+        self.waiting: collections.deque[bytes] = collections.deque()
+        self.queued_bytes = 0  # confiés depuis le début ; écrit par le facteur
+        self.written_bytes = 0  # sortis depuis le début ; écrit par le greffier
+        self.skipped_lines = 0  # pas encore signalées ; écrit par le facteur
+        self.bell = threading.Event()  # sonnée par le facteur, entendue par le greffier
+        try:
+            self.is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)  # toujours prêt
+            self.is_broken = False  # rien ne s'y écrit plus ; écrit par le greffier
+        except OSError:
+            self.is_file, self.is_broken = False, True  # fermée avant même le départ
+
+    def put(self, lines: list[str]) -> None:
+        """Confie des lignes (str sans fin de ligne) ; n'attend jamais. Facteur seul."""
+        if self.is_broken or not lines:
+            return
+        self.report_skipped()
+        data = protocol.encode_line("\n".join(lines))
+        if self.skipped_lines or not self.has_room(len(data)):
+            self.skipped_lines += len(lines)
+        else:
+            self.queue(data)
+
+    def report_skipped(self) -> bool:
+        """Dit sur place, s'il y a la place, combien de lignes manquent ; rend True s'il en reste.
+
+        Facteur seul.
+        """
+        notice = protocol.encode_line(f"… {self.skipped_lines} lignes non affichées.")
+        if self.skipped_lines and self.has_room(len(notice)):
+            self.skipped_lines = 0
+            self.queue(notice)
+        return self.skipped_lines > 0 and not self.is_broken
+
+    def has_room(self, size: int) -> bool:
+        return self.queued_bytes - self.written_bytes + size <= OUTPUT_BYTES
+
+    def queue(self, data: bytes) -> None:
+        self.queued_bytes += len(data)
+        self.waiting.append(data)
+        self.bell.set()
+
+    def write_what_fits(self) -> None:
+        """Écrit ce qui attend, sans bloquer ; lève OSError si rien ne s'y écrit plus.
+
+        Greffier seul.
+        """
+        while self.waiting and (self.is_file or is_writable(self.descriptor)):
+            data = self.waiting[0]
+            try:
+                written = os.write(self.descriptor, data if self.is_file else data[:PIPE_BYTES])
+            except BlockingIOError:  # un descripteur non bloquant, hérité tel quel
+                return
+            self.written_bytes += written
+            if written == len(data):
+                self.waiting.popleft()
+            else:
+                self.waiting[0] = data[written:]
+
+
+def is_writable(descriptor: int, seconds: float = 0) -> bool:
+    try:
+        return bool(select.select([], [descriptor], [], seconds)[1])
+    except OSError:  # Windows, ou un descripteur fermé : write le dira
+        return True
+
+
+class Clerk:
+    """Un greffier : un thread qui écrit des sorties pour que personne n'attende."""
+
+    def __init__(self, outputs: list[Output], inbox: "queue.Queue[Mail]") -> None:
+        self.outputs = outputs
+        self.inbox = inbox  # où signaler une sortie perdue
+        self.bell = threading.Event()  # commune à ses sorties : il y a quelque chose à voir
+        for output in outputs:
+            output.bell = self.bell
+        self.ending = threading.Event()  # posé par l'accepteur : tout écrire, puis finir
+        self.thread = threading.Thread(target=self.run, name="greffier", daemon=True)
+
+    def run(self) -> None:
+        while True:
+            self.bell.clear()  # avant d'écrire : ce qui s'ajoute ensuite sonnera encore
+            is_ending = self.ending.is_set()
+            for output in self.outputs:
+                self.write(output)
+            blocked = [output for output in self.outputs if output.waiting]
+            if blocked:
+                is_writable(blocked[0].descriptor, BLOCKED_SECONDS)
+            elif is_ending:
+                return
+            else:
+                self.bell.wait()
+
+    def write(self, output: Output) -> None:
+        try:
+            output.write_what_fits()
+        except OSError as error:
+            output.is_broken = True
+            output.waiting.clear()
+            self.inbox.put(Mail(Event.REPORT, text=loss_report(output, error.strerror)))
+
+    def finish(self, seconds: float) -> None:
+        """Fait écrire ce qui peut l'être, pendant `seconds` au plus. Accepteur seul."""
+        self.ending.set()
+        self.bell.set()
+        self.thread.join(seconds)
+
+
+def loss_report(output: Output, reason: str) -> str:
+    return f"Plus rien ne s'écrit dans {output.label} ({reason}) ; le chat continue."
+
+
+class Outputs:
+    """Où va ce que l'exploitant doit voir. Le facteur seul s'en sert, tant qu'il vit."""
+
+    def __init__(self, errors: Output, console: Output, log: Output | None) -> None:
+        self.errors = errors
+        self.console = console
+        self.log = log
+
+    def greet(self, address: tuple) -> None:
+        """Annonce l'écoute, avant que les threads ne démarrent."""
+        host, port = address[:2]
+        shown = f"[{host}]" if ":" in host else host
+        self.report(f"Écoute sur {shown}:{port} (Ctrl+C pour arrêter).")
+        if self.console.is_broken:
+            self.report(loss_report(self.console, "fermée"))
+        self.console.put(["Serveur en attente de connexions..."])
+
+    def report(self, text: str) -> None:
+        """Écrit une phrase sur stderr."""
+        self.errors.put([text])
+
+    def show(self, lines: list[str], stamp: str) -> None:
+        """Écrit des lignes à la console, et au journal avec leur date entière."""
+        self.console.put([stamp + line for line in lines])
+        if self.log and lines:
+            now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+            self.log.put([f"{now} {line}" for line in lines])
+
+    def report_skipped(self) -> bool:
+        """Signale les lignes sautées là où il y a la place ; rend True s'il en reste."""
+        remains = self.console.report_skipped()
+        return bool(self.log and self.log.report_skipped()) or remains
+
+
+# --- L'accepteur ---------------------------------------------------------------
+
+
+class Acceptor:
+    """Le thread principal : accepte les clients et donne un lecteur à chacun."""
+
+    def __init__(
+        self, inbox: "queue.Queue[Mail]", admission: threading.BoundedSemaphore, rate: int
+    ) -> None:
+        self.inbox = inbox
+        self.admission = admission  # une place, qu'il prend sans attendre pour chaque client
+        self.rate = rate
+        self.is_in_trouble = False  # dit une fois, non mille, jusqu'au prochain client admis
+
+    def run(self, listener: socket.socket, bell: socket.socket) -> None:
+        """Accepte des clients jusqu'à ce que la sonnette `bell` ait quelque chose à lire."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ)
+            selector.register(bell, selectors.EVENT_READ)
+            while bell not in [key.fileobj for key, _ in selector.select()]:
+                self.accept(listener)
+
+    def accept(self, listener: socket.socket) -> None:
+        try:
+            sock, address = listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return  # reparti avant d'être accepté
+        except OSError as error:  # plus de fichiers, par exemple : cela échouerait sans fin
+            self.report(f"Impossible d'accepter un client : {os.strerror(error.errno)}.")
+            time.sleep(PAUSE_SECONDS)
+            return
+        host = readable_host(address[0])
+        if self.admission.acquire(blocking=False):
+            self.start_reader(sock, host)
+        else:
+            self.report(f"Le serveur est complet : {host} refusé.")
+            turn_away(sock)
+
+    def start_reader(self, sock: socket.socket, host: str) -> None:
+        prepare(sock)
+        client = Client(sock, host)
+        # D'abord l'inscrire, ensuite lancer son thread : dans l'ordre inverse, ses
+        # lignes pourraient arriver avant lui.
+        self.inbox.put(Mail(Event.CONNECTED, client))
+        reader = threading.Thread(
+            target=read_client, args=(client, self.inbox, self.rate), name="lecteur", daemon=True
+        )
+        try:
+            reader.start()
+            self.is_in_trouble = False
+        except RuntimeError:
+            self.report(f"Le système ne donne plus de thread : {host} refusé.")
+            self.inbox.put(Mail(Event.NO_THREAD, client))
+
+    def report(self, text: str) -> None:
+        if not self.is_in_trouble:
+            self.is_in_trouble = True
+            self.inbox.put(Mail(Event.REPORT, text=text))
+
+
+def readable_host(host: str) -> str:
+    """Rend l'adresse telle qu'on l'écrit : ::ffff:10.0.0.1 est 10.0.0.1 vu par IPv6."""
+    mapped = getattr(ipaddress.ip_address(host), "ipv4_mapped", None)
+    return str(mapped or host)
+
+
+def turn_away(sock: socket.socket) -> None:
+    """Dit à un client de trop que c'est complet, sans l'attendre, et ferme."""
+    with contextlib.suppress(OSError):
+        sock.setblocking(False)
+        sock.send(protocol.encode_line(FULL_LINE))
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(RECV_BYTES)  # son nom, s'il est déjà là
+    sock.close()
+
+
+def prepare(sock: socket.socket) -> None:
+    """Règle un socket accepté : envois immédiats, sondes contre les machines disparues."""
+    sock.setblocking(True)  # ailleurs que sous Linux, il hérite du mode de l'écoute
+    options = [
+        (socket.IPPROTO_TCP, "TCP_NODELAY", 1),  # sinon, jusqu'à 40 ms d'attente par envoi
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", KEEPALIVE_PROBES),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", UNANSWERED_MILLISECONDS),
+    ]
+    for level, name, value in options:
+        if hasattr(socket, name):  # tous les systèmes n'ont pas tout
+            with contextlib.suppress(OSError):  # déjà coupé : son lecteur le dira
+                sock.setsockopt(level, getattr(socket, name), value)
+
+
+# --- Le démarrage et la fin ----------------------------------------------------
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """Rend le socket d'écoute, ou lève Refused avec ce qu'il faut faire."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(
+            address[:2],
+            family=family,
+            backlog=BACKLOG,
+            dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
+        )
+    except (socket.gaierror, UnicodeError):
+        raise Refused(f"Adresse inconnue : {host}. Choisissez un autre --hote.") from None
+    except OSError as error:
+        raise Refused(f"Impossible d'écouter sur {host}, port {port} : {advice(error)}") from None
+    # Hérité par chaque client : c'est tout ce que le système garde d'un bavard freiné.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    listener.setblocking(False)
+    return listener
+
+
+def advice(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "ce port est déjà pris. Arrêtez l'autre serveur ou choisissez un autre --port."
+        case errno.EACCES:
+            return "ce port est réservé à l'administrateur. Choisissez un --port à partir de 1024."
+        case errno.EADDRNOTAVAIL:
+            return "cette adresse n'est pas celle de cette machine. Choisissez un autre --hote."
+        case _:
+            return f"{os.strerror(error.errno)}. Choisissez un autre --hote ou un autre --port."
+
+
+def open_log(path: str) -> int:
+    """Rend le descripteur du journal, prêt à être continué, ou lève Refused."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(descriptor).st_size
+        if size:
+            os.lseek(descriptor, size - 1, os.SEEK_SET)
+            if os.read(descriptor, 1) != b"\n":
+                os.write(descriptor, b"\n")  # finit la ligne qu'une fin brutale a coupée
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "nom impossible"
+        raise Refused(f"Impossible d'écrire le journal {path} : {reason}.") from None
+    return descriptor
+
+
+def fit_to_file_limit(max_clients: int) -> int:
+    """Relève la limite de fichiers ouverts ; rend le nombre de clients qu'elle permet."""
+    try:
+        import resource  # Windows ne l'a pas, ni cette limite
+    except ImportError:
+        return max_clients
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_clients + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return max_clients
+    raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        soft = raised
+    return min(max_clients, max(1, soft - SPARE_FILES))
+
+
+def ring_on_signals() -> tuple[socket.socket, socket.socket]:
+    """Rend une sonnette et son bouton : un octet écrit dans l'un se lit dans l'autre.
+
+    Les signaux l'écrivent (signal.set_wakeup_fd) au lieu de lever une exception au milieu
+    de n'importe quoi ; un second Ctrl+C n'écrit qu'un octet de plus.
+    """
+    bell, button = socket.socketpair()
+    button.setblocking(False)
+    signal.set_wakeup_fd(button.fileno(), warn_on_full_buffer=False)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows n'a pas SIGHUP
+        if number and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+            signal.signal(number, lambda *_: None)  # nohup, lui, veut que SIGHUP soit ignoré
+    return bell, button
+
+
+def parse_options() -> argparse.Namespace:
+    """Rend les options de la ligne de commande, ou lève Refused."""
+    parser = protocol.new_option_parser("Le serveur du chat.")
+    parser.add_argument(
+        "--horodatage", action="store_true", help="[HH:MM] devant messages, arrivées et départs"
+    )
+    parser.add_argument("--journal", metavar="FICHIER", help="garde aussi la console dans FICHIER")
+    parser.add_argument(
+        "--max-clients", metavar="N", default=DEFAULT_MAX_CLIENTS,
+        type=lambda text: protocol.whole_number(text, "--max-clients", 1),
+        help="clients admis en même temps (%(default)s par défaut)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--debit", metavar="N", default=DEFAULT_RATE,
+        type=lambda text: protocol.whole_number(text, "--debit", 0),
+        help="lignes par seconde et par client (%(default)s par défaut ; 0 : sans limite)",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def serve(listener: socket.socket, outputs: Outputs, options: argparse.Namespace) -> int:
+    """Tient le chat jusqu'à un signal ; rend le code de sortie."""
+    bell, button = ring_on_signals()
+    inbox: "queue.Queue[Mail]" = queue.Queue(INBOX_MAILS)
+    max_clients = fit_to_file_limit(options.max_clients)
+    admission = threading.BoundedSemaphore(max_clients)
+    postman = Postman(inbox, admission, outputs, options.horodatage)
+    stopping = threading.Event()  # posé ici seul ; lu par le facteur
+    postman_thread = threading.Thread(
+        target=postman.run, args=(stopping, button), name="facteur", daemon=True
+    )
+    clerks = [Clerk([outputs.errors, outputs.console], inbox)]
+    clerks += [Clerk([outputs.log], inbox)] if outputs.log else []
+
+    outputs.greet(listener.getsockname())
+    if max_clients < options.max_clients:
+        outputs.report(f"{max_clients} clients au plus : le système limite les fichiers ouverts.")
+    for thread in (postman_thread, *(clerk.thread for clerk in clerks)):
+        thread.start()
+    with listener, bell:
+        Acceptor(inbox, admission, options.debit).run(listener, bell)
+    signal.set_wakeup_fd(-1)  # les signaux ne font plus rien ; la fin est en route
+
+    deadline = time.monotonic() + 2 * END_SECONDS
+    stopping.set()
+    with contextlib.suppress(queue.Full):  # plein, le courrier réveille déjà le facteur
+        inbox.put_nowait(Mail(Event.STOP))
+    postman_thread.join(END_SECONDS + 1)
+    if not postman.has_failed:
+        outputs.report("Serveur arrêté.")
+    for clerk in clerks:
+        clerk.finish(max(0, deadline - time.monotonic()))
+    button.close()
+    return 1 if postman.has_failed else 0
+
+
+def complain(reason: Refused) -> None:
+    if sys.stderr is not None:  # None si stderr est fermée : print irait sur stdout
+        print(reason, file=sys.stderr)
+
+
+def main() -> int:
+    """Rend le code de sortie : 0 après un arrêt demandé, 2 pour une option, 1 pour le reste."""
+    try:
+        options = parse_options()
+    except Refused as reason:
+        complain(reason)
+        return 2
+    # Avant tout autre fichier : si 1 ou 2 étaient fermés, un socket prendrait leur numéro.
+    errors, console = Output(2, "stderr"), Output(1, "la console")
+    try:
+        log = Output(open_log(options.journal), "le journal") if options.journal else None
+        listener = open_listener(options.hote, options.port)
+    except Refused as reason:
+        complain(reason)
+        return 1
+    return serve(listener, Outputs(errors, console, log), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Ce que les tests reçoivent : un vrai serveur sur un port libre, et des clients bruts.
+
+Un test attend toujours un événement (une ligne, une fin de flux, la fin d'un processus),
+jamais une durée ; PATIENCE n'est là que pour qu'un test en échec finisse.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+PATIENCE = 60  # s
+
+
+class Peer:
+    """Un client brut : des octets sur TCP."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.sock = socket.create_connection((host, port), timeout=PATIENCE)
+        self.file = self.sock.makefile("rb")
+
+    def send(self, data: str | bytes) -> None:
+        self.sock.sendall(data.encode() if isinstance(data, str) else data)
+
+    def line(self) -> str:
+        """Rend la ligne suivante sans son « \\n », ou "" à la fin du flux."""
+        return self.file.readline().decode().removesuffix("\n")
+
+    def lines_until(self, last: str) -> list[str]:
+        """Rend les lignes qui précèdent la ligne `last`."""
+        found = []
+        while (line := self.line()) != last:
+            assert line, f"fin du flux avant {last!r} ; reçu : {found}"
+            found.append(line)
+        return found
+
+    def join(self, name: str) -> "Peer":
+        self.send(f"{name}\n")
+        assert self.line().startswith(f"* Bienvenue, {name} !")
+        return self
+
+    def barrier(self) -> str:
+        """Demande /liste : si la réponse est la ligne suivante, rien d'autre n'était venu."""
+        self.send("/liste\n")
+        return self.line()
+
+    def close(self) -> None:
+        self.file.close()
+        self.sock.close()
+
+
+class Server:
+    """Un serveur_exo.py dans son processus ; `patch` en change d'abord des limites."""
+
+    def __init__(self, *options: str, patch: str = "", **popen) -> None:
+        self.console = tempfile.TemporaryFile()
+        program = f"import sys, serveur_exo as s\n{patch}\nsys.exit(s.main())"
+        popen.setdefault("stdout", self.console)
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", program, "--port", "0", *options],
+            stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, **popen,
+        )  # fmt: skip
+        self.listening = self.error()
+        self.port = int(self.listening.split(" (")[0].rpartition(":")[2])
+        self.peers: list[Peer] = []
+
+    def error(self) -> str:
+        """Rend la ligne suivante de stderr."""
+        return self.process.stderr.readline().decode().removesuffix("\n")
+
+    def connect(self, name: str = "") -> Peer:
+        peer = Peer(self.port)
+        self.peers.append(peer)
+        return peer.join(name) if name else peer
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+    def console_lines(self) -> list[str]:
+        """Rend les lignes de la console ; à lire une fois le serveur arrêté."""
+        self.console.seek(0)
+        return self.console.read().decode().splitlines()
+
+    def end(self) -> str:
+        """Ferme tout ; rend ce qui restait sur stderr."""
+        for peer in self.peers:
+            peer.close()
+        if self.process.poll() is None:
+            self.stop()
+        with self.process.stderr as errors, contextlib.closing(self.console):
+            return errors.read().decode()
+
+
+@pytest.fixture
+def serveur():
+    """Rend une fonction qui lance un serveur ; tous sont arrêtés à la fin, sans traceback."""
+    servers = []
+
+    def launch(*options: str, **more) -> Server:
+        servers.append(Server(*options, **more))
+        return servers[-1]
+
+    yield launch
+    for server in servers:
+        assert "Traceback" not in server.end()

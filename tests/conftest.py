@@ -97,6 +97,8 @@ class Server:
             peer.close()
         if self.process.poll() is None:
             self.stop()
+        if self.process.stdout:
+            self.process.stdout.close()
         with self.process.stderr as errors, contextlib.closing(self.console):
             return errors.read().decode()
 

@@ -1,8 +1,13 @@
 """Le vrai serveur, sur la boucle locale, et les règles du salon sans socket ni thread."""
 
+import re
 import signal
 import socket
+import struct
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import serveur_exo
@@ -168,3 +173,191 @@ def test_un_port_pris_rend_1_et_dit_quoi_faire(serveur, capfd, monkeypatch):
     monkeypatch.setattr("sys.argv", ["serveur_exo.py", "--port", str(serveur().port)])
     assert serveur_exo.main() == 1
     assert "ce port est déjà pris" in capfd.readouterr().err
+
+
+def test_le_journal_continue_un_fichier_laisse_inacheve(serveur, tmp_path):
+    log = tmp_path / "journal.txt"
+    log.write_bytes("une ligne coup".encode())
+    server = serveur("--journal", str(log), "--horodatage")
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    assert alice.line().endswith("] * Bob a rejoint le chat.")
+    alice.send("/privé Bob secret\nBonjour\n")
+    assert bob.line().endswith("] Alice (privé) : secret")
+    assert bob.line().endswith("] Alice : Bonjour")
+    assert server.stop() == 0
+    first, *others = log.read_text(encoding="utf-8").splitlines()
+    assert first == "une ligne coup"
+    assert [line[:4] for line in others] == [others[0][:4]] * 3
+    assert [line.split(" ", 1)[1] for line in others] == [
+        "Alice (127.0.0.1) a rejoint le chat.",
+        "Bob (127.0.0.1) a rejoint le chat.",
+        "Alice : Bonjour",
+    ]
+    assert all(line[0] == "[" for line in server.console_lines()[1:])
+
+
+def test_un_journal_qui_ne_s_ecrit_plus_est_signale_une_fois(serveur):
+    server = serveur("--journal", "/dev/full")
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    assert server.error().startswith("Plus rien ne s'écrit dans le journal")
+    alice.send("Bonjour\n")
+    assert bob.line() == "Alice : Bonjour"
+    assert server.stop() == 0
+    assert server.error() == "Serveur arrêté."
+
+
+def test_un_journal_impossible_rend_1(monkeypatch, capfd, tmp_path):
+    monkeypatch.setattr("sys.argv", ["serveur_exo.py", "--port", "0", "--journal", str(tmp_path)])
+    assert serveur_exo.main() == 1
+    assert "journal" in capfd.readouterr().err
+
+
+def test_une_console_que_personne_ne_lit_n_arrete_ni_le_chat_ni_la_fin(serveur):
+    server = serveur("--debit", "0", stdout=subprocess.PIPE, patch="s.OUTPUT_BYTES = 100_000")
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    bob.send(f"{'x' * 1000}\n" * 500 + "exit\n")
+    assert alice.line() == "* Bob a rejoint le chat."
+    assert len(alice.lines_until("* Bob a quitté le chat.")) == 500
+    # On se met à lire : la ligne qui dit ce qui manque vient d'elle-même.
+    shown = skipped = 0
+    while shown + skipped < 1 + 2 + 500 + 1:  # l'accueil, deux arrivées, les messages, un départ
+        line = server.process.stdout.readline().decode()
+        assert line
+        if found := re.fullmatch(r"… (\d+) lignes non affichées\.\n", line):
+            skipped += int(found[1])
+        else:
+            shown += 1
+    assert skipped
+    assert server.stop() == 0
+
+
+def test_un_tube_plein_n_empeche_pas_de_finir(serveur):
+    server = serveur("--debit", "0", stdout=subprocess.PIPE)
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    bob.send(f"{'x' * 1000}\n" * 500 + "exit\n")
+    assert len(alice.lines_until("* Bob a quitté le chat.")) == 501
+    assert server.stop() == 0
+    assert server.error() == "Serveur arrêté."
+
+
+def test_une_console_fermee_est_signalee_une_fois(serveur):
+    server = serveur(stdout=subprocess.PIPE)
+    server.process.stdout.close()
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    assert server.error().startswith("Plus rien ne s'écrit dans la console")
+    alice.send("Bonjour\n")
+    assert bob.line() == "Alice : Bonjour"
+    assert server.stop() == 0
+    assert server.error() == "Serveur arrêté."
+
+
+def test_qui_ne_donne_pas_de_nom_a_temps_est_ferme(serveur):
+    server = serveur(patch="s.NAME_SECONDS = 0.2")
+    mute = server.connect()
+    mute.send("Al")
+    assert mute.line().startswith("! Pas de nom")
+    assert mute.line() == ""
+
+
+def test_un_nom_donne_a_temps_n_est_plus_presse(serveur):
+    server = serveur(patch="s.NAME_SECONDS = 0.2")
+    mute, alice = server.connect(), server.connect("Alice")
+    assert mute.line().startswith("! Pas de nom")
+    assert alice.barrier() == "* Connectés (1) : Alice"
+
+
+def test_un_serveur_complet_refuse_puis_accepte_de_nouveau(serveur):
+    server = serveur("--max-clients", "1")
+    alice = server.connect("Alice")
+    other = server.connect()
+    other.send("Bob\n")
+    assert other.line() == "! Le serveur est complet, réessayez plus tard."
+    assert server.error() == "Le serveur est complet : 127.0.0.1 refusé."
+    alice.send("exit\n")
+    assert alice.line() == "* Au revoir, Alice." and alice.line() == ""
+    alice.close()
+    while True:
+        late = server.connect()
+        late.send("Bob\n")
+        if late.line().startswith("* Bienvenue"):
+            break
+    assert late.barrier() == "* Connectés (1) : Bob"
+
+
+def test_deux_cents_mega_sans_fin_de_ligne_ne_gonflent_pas_le_serveur(serveur):
+    server = serveur()
+    alice = server.connect("Alice")
+    before = resident_kilobytes(server)
+    piece = b"x" * 1_000_000
+    for _ in range(200):
+        alice.send(piece)
+    alice.send("\n")
+    assert alice.line().startswith("! Ligne trop longue")
+    assert alice.barrier() == "* Connectés (1) : Alice"
+    assert resident_kilobytes(server) - before < 10_000
+
+
+def resident_kilobytes(server) -> int:
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+
+
+def test_cinq_cents_passages_ne_laissent_rien(serveur):
+    server = serveur()
+    alice = server.connect("Alice")
+
+    def kept() -> tuple[int, int]:
+        process = Path(f"/proc/{server.process.pid}")
+        return len(list((process / "fd").iterdir())), len(list((process / "task").iterdir()))
+
+    before = kept()
+    for number in range(500):
+        visitor = server.connect()
+        visitor.send(f"v{number}\nexit\n" if number % 2 else f"v{number}\n")
+        if number % 3 == 0:
+            visitor.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        visitor.close()
+    while alice.barrier() != "* Connectés (1) : Alice":
+        pass
+    while kept() != before:  # un thread qui finit se voit encore un instant
+        assert alice.barrier()
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\n\xff\xfe\n", bytes(range(256))],
+    ids=["http", "tls", "octets"],
+)
+def test_un_autre_protocole_ne_gene_personne(serveur, noise):
+    server = serveur()
+    alice, stranger = server.connect("Alice"), server.connect()
+    stranger.send(noise)
+    assert stranger.line().startswith("! ")
+    assert alice.barrier() == "* Connectés (1) : Alice"
+    assert server.stop() == 0
+
+
+def test_sans_msg_dontwait_le_chat_marche_aussi(serveur):
+    server = serveur(patch="s.DONT_WAIT = None")
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    alice.send("Bonjour\n")
+    assert bob.line() == "Alice : Bonjour"
+
+
+def test_un_facteur_qui_meurt_arrete_le_serveur():
+    program = "import sys, serveur_exo as s\ns.Room.join = None\nsys.exit(s.main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "--port", "0"],
+        cwd=Path(serveur_exo.__file__).parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    port = int(process.stderr.readline().decode().split(" (")[0].rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(b"Alice\n")
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"Traceback" in errors
+
+
+def test_ipv6_marche(serveur):
+    server = serveur("--hote", "::1")
+    assert server.listening.startswith("Écoute sur [::1]:")

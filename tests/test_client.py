@@ -1,7 +1,11 @@
 """Le client, lancé comme on le lance, contre un vrai serveur."""
 
+import os
+import pty
+import select
 import subprocess
 import sys
+import termios
 
 from conftest import PATIENCE, ROOT
 
@@ -43,3 +47,76 @@ def test_sans_serveur_le_client_le_dit():
     assert result.returncode == 1
     assert result.stderr.decode().startswith("Connexion impossible à 127.0.0.1:1 : ")
     assert result.stderr.count(b"\n") == 1
+
+
+class Typist:
+    """Un client dans un pseudo-terminal, et ce qui s'y est écrit."""
+
+    def __init__(self, *options: str) -> None:
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "client_exo.py", *options],
+            cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            env={**os.environ, "TERM": "xterm"},
+        )  # fmt: skip
+        self.before = termios.tcgetattr(slave)
+        self.slave = slave
+        self.seen = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Lit l'écran jusqu'à ce que `text` s'y soit écrit."""
+        while text not in self.seen:
+            assert select.select([self.master], [], [], PATIENCE)[0], self.seen
+            self.seen += os.read(self.master, 65536).decode()
+
+    def end(self) -> int:
+        """Attend la fin ; rend le code de sortie une fois le terminal comparé."""
+        code = self.process.wait(PATIENCE)
+        assert termios.tcgetattr(self.slave) == self.before
+        os.close(self.master)
+        os.close(self.slave)
+        return code
+
+
+def test_au_terminal_on_parle_on_recoit_et_on_part(serveur):
+    server = serveur()
+    bob = server.connect("Bob")
+    alice = Typist("--port", str(server.port))
+    alice.wait_for("Entrez votre nom : ")
+    alice.type("Alice\n")
+    alice.wait_for("Votre message : ")
+    assert bob.line() == "* Alice a rejoint le chat."
+    alice.type("moi")
+    alice.wait_for("moi")
+    bob.send("Salut\n")
+    alice.wait_for("Bob : Salut")
+    alice.type("tié\n")
+    assert bob.line() == "Alice : moitié"
+    alice.type("exit\n")
+    alice.wait_for("Vous avez quitté le chat.")
+    assert alice.end() == 0
+
+
+def test_un_serveur_qui_disparait_termine_le_client_sans_touche(serveur):
+    server = serveur()
+    alice = Typist("--port", str(server.port), "--nom", "Alice")
+    alice.wait_for("Votre message : ")
+    alice.type("à moitié")
+    server.process.kill()
+    alice.wait_for("Connexion au serveur perdue.")
+    assert alice.end() == 1
+
+
+def test_un_nom_refuse_au_terminal_est_redemande(serveur):
+    server = serveur()
+    alice = Typist("--port", str(server.port), "--nom", "a b")
+    alice.wait_for("Entrez votre nom : ")
+    assert "! Nom refusé" in alice.seen
+    alice.type("Alice\n")
+    alice.wait_for("Votre message : ")
+    alice.type("\x04")
+    alice.wait_for("Vous avez quitté le chat.")
+    assert alice.end() == 0

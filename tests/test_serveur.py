@@ -361,3 +361,15 @@ def test_un_facteur_qui_meurt_arrete_le_serveur():
 def test_ipv6_marche(serveur):
     server = serveur("--hote", "::1")
     assert server.listening.startswith("Écoute sur [::1]:")
+
+
+def test_la_limite_de_fichiers_borne_les_clients_et_le_dit(serveur):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))"
+    server = serveur(patch=limit)
+    assert server.error().startswith("18 clients au plus")
+    peers = [server.connect() for _ in range(20)]
+    for number, peer in enumerate(peers):
+        peer.send(f"u{number}\n")
+    answers = [peer.line() for peer in peers]
+    assert [answer.startswith("* Bienvenue") for answer in answers] == [True] * 18 + [False] * 2
+    assert answers[-1] == "! Le serveur est complet, réessayez plus tard."

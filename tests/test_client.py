@@ -120,3 +120,20 @@ def test_un_nom_refuse_au_terminal_est_redemande(serveur):
     alice.type("\x04")
     alice.wait_for("Vous avez quitté le chat.")
     assert alice.end() == 0
+
+
+def test_un_tube_de_sortie_ferme_finit_sans_bruit(serveur):
+    server = serveur()
+    bob = server.connect("Bob")
+    robot = subprocess.Popen(
+        [sys.executable, "-W", "error", "client_exo.py", "--nom", "R", "--port", str(server.port)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert robot.stdout.readline().startswith(b"* Bienvenue, R !")
+    robot.stdout.close()
+    assert bob.line() == "* R a rejoint le chat."
+    bob.send("un\n")
+    assert bob.line() == "* R a quitté le chat."
+    with robot.stdin, robot.stderr:
+        assert robot.stderr.read() == b""
+    assert robot.wait(PATIENCE) == 0

@@ -37,7 +37,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import chat_protocol as protocol
 from chat_protocol import Refused
@@ -52,7 +52,6 @@ SPARE_FILES = 32  # fichiers ouverts que le serveur garde pour lui
 RECV_BYTES = 64 * 1024  # octets par recv : plusieurs lignes d'un coup, donc moins d'appels
 RECEIVE_BUFFER = 64 * 1024  # octets gardés par le système : un bavard freiné en laisse peu
 LINES_PER_MAIL = 512  # lignes : borne le travail, et donc la mémoire, d'un courrier
-INBOX_MAILS = 256  # courriers : au-delà, les lecteurs attendent et TCP freine les bavards
 ROUND_BYTES = 256 * 1024  # octets par tournée : chacun peut en garder une copie
 
 NAME_SECONDS = 60  # s pour donner un nom : sinon, mille muets prendraient toute la place
@@ -81,8 +80,6 @@ FULL_LINE = protocol.error_line("Le serveur est complet, réessayez plus tard.")
 DONT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)  # Windows ne l'a pas
 SMALL_SEND_BYTES = 16 * 1024  # octets par envoi là où il manque : moins que ce qu'il tamponne
 PIPE_BYTES = getattr(select, "PIPE_BUF", 512)  # octets qu'un tube « prêt » prend sans bloquer
-# Pour attendre un nom : poll n'ouvre pas de fichier, epoll si ; Windows n'a que select.
-NameSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 # --- Ce que les threads s'envoient -------------------------------------------
@@ -92,19 +89,23 @@ class Event(enum.Enum):
     CONNECTED = "un client est là, sans nom encore"
     NO_THREAD = "le système n'a pas pu donner de lecteur à ce client"
     LINES = "des lignes entières d'un client"
-    TIMED_OUT = "un client n'a pas donné de nom à temps"
     GONE = "la connexion d'un client est finie : son lecteur s'arrête"
     REPORT = "une phrase pour l'exploitant (stderr)"
-    STOP = "le serveur s'arrête : à lire dans stopping, ceci ne fait que réveiller"
+    STOP = "le serveur s'arrête"
 
 
 class Mail(NamedTuple):
-    """Un courrier : mis dans l'inbox par n'importe quel thread, ouvert par le facteur."""
+    """Un courrier pour le facteur : n'importe quel thread le poste, lui seul l'ouvre."""
 
     event: Event
     client: "Client | None" = None
     lines: Sequence[bytes] = ()  # sans fin de ligne
     text: str = ""
+
+
+# La boîte du facteur. Elle n'a pas de borne à elle : chaque client n'y a jamais qu'un
+# courrier de lignes à la fois (Client.mail_slot).
+Inbox: TypeAlias = "queue.SimpleQueue[Mail]"
 
 
 class Client:
@@ -113,6 +114,10 @@ class Client:
     def __init__(self, sock: socket.socket, host: str) -> None:
         self.sock = sock  # son lecteur y lit ; le facteur y envoie et le ferme
         self.host = host  # jamais modifié
+        self.name_by = time.monotonic() + NAME_SECONDS  # jamais modifié
+        # Pris par le lecteur avant de poster des lignes, rendu par le facteur qui les ouvre :
+        # qui envoie trop vite attend là, puis TCP le freine.
+        self.mail_slot = threading.Lock()
         # Le facteur seul écrit les champs suivants ; le lecteur n'en lit que deux,
         # name et leaving, qui ne changent qu'une fois.
         self.name: str | None = None  # None tant qu'aucun nom n'est admis
@@ -137,8 +142,18 @@ class Room:
     def __init__(self) -> None:
         self.members: dict[str, Client] = {}  # name_key(nom) → client admis
         self.stamp = ""  # « [HH:MM] » de la tournée, ou rien
-        self.news: list[str] = []  # lignes de console de la tournée, sans horodatage
+        self.news: list[str] = []  # lignes de console à montrer, sans horodatage
         self.posted_bytes = 0  # octets de la tournée destinés à chacun
+
+    def start_round(self, stamp: str) -> None:
+        """Commence une tournée, dont toutes les lignes auront le même horodatage."""
+        self.stamp = stamp
+        self.posted_bytes = 0
+
+    def take_news(self) -> list[str]:
+        """Rend les lignes de console apparues depuis la dernière fois."""
+        news, self.news = self.news, []
+        return news
 
     def receive(self, client: Client, lines: list[bytes]) -> None:
         """Traite des lignes d'un client (bytes sans fin de ligne), dans l'ordre."""
@@ -280,51 +295,25 @@ class Allowance:
         return max(0, -self.tokens / self.rate)
 
 
-def read_client(client: Client, inbox: "queue.Queue[Mail]", rate: int) -> None:
+def read_client(client: Client, inbox: Inbox, rate: int) -> None:
     """Thread lecteur : de la connexion d'un client à sa fin."""
+    buffer, allowance = protocol.LineBuffer(), Allowance(rate)
     try:
-        receive_lines(client, inbox, rate)
+        while data := client.sock.recv(RECV_BYTES):
+            buffer.feed(data)
+            while not client.leaving and (lines := buffer.take(allowance.lines())):
+                hand_over(lines, client, inbox, allowance)
+            if client.leaving:
+                discard_rest(client.sock)
+                return
+        hand_over(buffer.take_last(), client, inbox, allowance)
     except OSError:
         pass  # connexion coupée net : elle est finie, comme les autres
     finally:
         inbox.put(Mail(Event.GONE, client))
 
 
-def receive_lines(client: Client, inbox: "queue.Queue[Mail]", rate: int) -> None:
-    """Lit jusqu'à la fin du flux ; lève OSError si la connexion est coupée net."""
-    buffer = protocol.LineBuffer()
-    allowance = Allowance(rate)
-    deadline = time.monotonic() + NAME_SECONDS
-    is_timed_out = False
-    while True:
-        if client.name is None and not is_timed_out and not has_data(client.sock, deadline):
-            inbox.put(Mail(Event.TIMED_OUT, client))  # le facteur sait si un nom l'attend
-            is_timed_out = True
-        data = client.sock.recv(RECV_BYTES)
-        if client.leaving:
-            discard_rest(client.sock)
-            return
-        buffer.feed(data)
-        while not client.leaving and (lines := buffer.take(allowance.lines())):
-            hand_over(lines, client, inbox, allowance)
-        if not data:
-            hand_over(buffer.take_last(), client, inbox, allowance)
-            return
-
-
-def has_data(sock: socket.socket, deadline: float) -> bool:
-    """Attend des octets jusqu'à `deadline` (time.monotonic), sans rien changer au socket.
-
-    settimeout le changerait aussi pour le facteur, qui y envoie.
-    """
-    with NameSelector() as selector:
-        selector.register(sock, selectors.EVENT_READ)
-        return bool(selector.select(max(0, deadline - time.monotonic())))
-
-
-def hand_over(
-    lines: list[bytes], client: Client, inbox: "queue.Queue[Mail]", allowance: Allowance
-) -> None:
+def hand_over(lines: list[bytes], client: Client, inbox: Inbox, allowance: Allowance) -> None:
     """Transmet des lignes au facteur, au débit permis ; lève OSError si le client est coupé."""
     if not lines:
         return
@@ -334,6 +323,7 @@ def hand_over(
         # Les lignes d'un client coupé restent lisibles : à ce débit, un fantôme parlerait
         # des heures. getpeername échoue dès que la connexion n'existe plus.
         client.sock.getpeername()
+    client.mail_slot.acquire()
     inbox.put(Mail(Event.LINES, client, lines))
 
 
@@ -351,7 +341,7 @@ class Postman:
 
     def __init__(
         self,
-        inbox: "queue.Queue[Mail]",
+        inbox: Inbox,
         admission: threading.BoundedSemaphore,
         outputs: "Outputs",
         with_stamps: bool,
@@ -361,15 +351,18 @@ class Postman:
         self.outputs = outputs
         self.with_stamps = with_stamps
         self.room = Room()
-        self.clients: dict[Client, None] = {}  # tous, nommés ou non, par ordre d'arrivée
+        # Des dict pour ensembles : ils gardent l'ordre d'arrivée.
+        self.clients: dict[Client, None] = {}  # tous, nommés ou non
+        self.unnamed: dict[Client, None] = {}  # ceux dont on attend le nom
         self.late: set[Client] = set()  # ceux que l'on attend
         self.is_idle = True  # rien à faire avant le prochain courrier
+        self.is_stopping = False  # écrit par l'accepteur, une fois
         self.has_failed = False  # arrêté par un défaut ; lu par l'accepteur à la fin
 
-    def run(self, stopping: threading.Event, button: socket.socket) -> None:
-        """Thread facteur : des tournées jusqu'à ce que `stopping` soit posé, puis la fermeture."""
+    def run(self, button: socket.socket) -> None:
+        """Thread facteur : des tournées jusqu'à l'arrêt, puis la fermeture."""
         try:
-            while not stopping.is_set():
+            while not self.is_stopping:
                 self.make_round()
             self.close_everything()
         except BaseException:
@@ -377,48 +370,67 @@ class Postman:
             button.send(b"!")  # un serveur sans facteur serait sourd : qu'il s'arrête
             raise
 
+    def stop(self) -> None:
+        """Demande l'arrêt, sans l'attendre. Accepteur seul."""
+        self.is_stopping = True
+        self.inbox.put(Mail(Event.STOP))  # réveille le facteur, qui dort peut-être
+
     def make_round(self) -> None:
         """Une tournée : ouvrir le courrier, distribuer, afficher."""
         if self.late:
             time.sleep(TICK_SECONDS)  # le courrier attend qu'ils aient tout pris
         else:
             self.open_mail()
+            self.dismiss_the_unnamed()
         self.deliver()
-        self.outputs.show(self.room.news, self.room.stamp)
-        self.room.news = []
+        self.outputs.show(self.room.take_news(), self.room.stamp)
 
     def open_mail(self) -> None:
         """Ouvre ce qui est arrivé, dans la limite d'une tournée ; attend s'il n'y a rien."""
         try:
-            mail = self.inbox.get(timeout=None if self.is_idle else TICK_SECONDS)
+            mail = self.inbox.get(timeout=self.patience())
         except queue.Empty:
             return
-        self.room.posted_bytes = 0
-        self.room.stamp = time.strftime("[%H:%M] ") if self.with_stamps else ""
+        self.room.start_round(time.strftime("[%H:%M] ") if self.with_stamps else "")
         self.open(mail)
         for _ in range(self.inbox.qsize()):
             if self.room.posted_bytes >= ROUND_BYTES:
                 return
             self.open(self.inbox.get_nowait())
 
+    def patience(self) -> float | None:
+        """Rend les secondes pendant lesquelles attendre du courrier (None : sans limite)."""
+        if not self.is_idle:
+            return TICK_SECONDS
+        if self.unnamed:
+            return max(0, next(iter(self.unnamed)).name_by - time.monotonic())
+        return None
+
     def open(self, mail: Mail) -> None:
         client = mail.client
         match mail.event:
             case Event.CONNECTED:
-                self.clients[client] = None
+                self.clients[client] = self.unnamed[client] = None
             case Event.NO_THREAD:
                 client.post(FULL_LINE)
                 client.leaving = client.gone = True
             case Event.LINES:
+                client.mail_slot.release()
                 self.room.receive(client, mail.lines)
-            case Event.TIMED_OUT if client.name is None:
-                client.post(protocol.error_line(f"Pas de nom en {NAME_SECONDS} s : au revoir."))
-                client.leaving = True
+                if client.name is not None:
+                    self.unnamed.pop(client, None)
             case Event.GONE:
                 client.gone = True
                 self.room.leave(client)
             case Event.REPORT:
                 self.outputs.report(mail.text)
+
+    def dismiss_the_unnamed(self) -> None:
+        """Fait partir ceux qui n'ont pas donné de nom à temps, les premiers arrivés d'abord."""
+        while self.unnamed and (first := next(iter(self.unnamed))).name_by < time.monotonic():
+            del self.unnamed[first]
+            first.post(protocol.error_line(f"Pas de nom en {NAME_SECONDS} s : au revoir."))
+            first.leaving = True
 
     def deliver(self) -> None:
         """Envoie à chacun ce qu'il prend tout de suite, et ferme qui a fini."""
@@ -482,6 +494,7 @@ class Postman:
         if client.gone and (is_expired or not client.outbox):
             client.sock.close()
             del self.clients[client]
+            self.unnamed.pop(client, None)
             self.admission.release()
         elif is_expired:
             shut(client.sock, socket.SHUT_RDWR)  # réveille son lecteur, qui dira GONE
@@ -490,8 +503,10 @@ class Postman:
 
     def close_everything(self) -> None:
         """Prévient chacun que le serveur s'arrête, et ferme, en END_SECONDS au plus."""
-        for _ in range(self.inbox.qsize()):
-            self.open(self.inbox.get_nowait())
+        self.late.clear()
+        self.is_idle = False
+        self.make_round()  # ce qui est déjà lu part encore
+        self.unnamed.clear()
         self.room.members.clear()  # plus de salon : personne ne verra partir les autres
         deadline = time.monotonic() + END_SECONDS
         while self.clients and time.monotonic() < deadline:
@@ -500,10 +515,8 @@ class Postman:
                     client.post(protocol.notice_line("Le serveur s'arrête."))
                     client.leaving = True
                     client.closing_by = time.monotonic() + LAST_SECONDS
-            self.late.clear()
-            self.is_idle = False
+            self.late.clear()  # on n'attend plus personne
             self.make_round()
-        self.outputs.show(self.room.news, self.room.stamp)
 
 
 def send_now(sock: socket.socket, data: bytes) -> int:
@@ -530,27 +543,26 @@ def shut(sock: socket.socket, how: int) -> None:
 
 
 class Output:
-    """Un descripteur où un greffier écrit, et ce qui attend de l'être.
+    """Un descripteur où un greffier écrit pour que personne d'autre n'attende.
 
     On écrit avec os.write et non dans un fichier Python : une écriture bloquée
     (Ctrl+S, tube plein) y tiendrait un verrou que la fin du programme attend.
     """
 
-    def __init__(self, descriptor: int, label: str) -> None:
+    def __init__(self, descriptor: int, label: str, clerk: "Clerk") -> None:
         self.descriptor = descriptor
         self.label = label  # comment la nommer à l'exploitant
-        # Le facteur ajoute à droite, le greffier prend à gauche ; un deque l'admet sans
-        # verrou (documentation de collections). Chaque compteur n'a qu'un écrivain.
+        self.clerk = clerk  # celui qui y écrit
+        # Le facteur seul écrit les deux champs suivants, le greffier seul les trois d'après.
+        self.handed_bytes = 0  # confiés au greffier depuis le début
+        self.skipped_lines = 0  # pas encore signalées
         self.waiting: collections.deque[bytes] = collections.deque()
-        self.queued_bytes = 0  # confiés depuis le début ; écrit par le facteur
-        self.written_bytes = 0  # sortis depuis le début ; écrit par le greffier
-        self.skipped_lines = 0  # pas encore signalées ; écrit par le facteur
-        self.bell = threading.Event()  # sonnée par le facteur, entendue par le greffier
+        self.written_bytes = 0  # sortis depuis le début
+        self.is_broken = False  # rien ne s'y écrit plus
         try:
             self.is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)  # toujours prêt
-            self.is_broken = False  # rien ne s'y écrit plus ; écrit par le greffier
-        except OSError:
-            self.is_file, self.is_broken = False, True  # fermée avant même le départ
+        except OSError:  # fermée avant même le départ
+            self.is_file, self.is_broken = False, True
 
     def put(self, lines: list[str]) -> None:
         """Confie des lignes (str sans fin de ligne) ; n'attend jamais. Facteur seul."""
@@ -561,7 +573,7 @@ class Output:
         if self.skipped_lines or not self.has_room(len(data)):
             self.skipped_lines += len(lines)
         else:
-            self.queue(data)
+            self.hand_over(data)
 
     def report_skipped(self) -> bool:
         """Dit sur place, s'il y a la place, combien de lignes manquent ; rend True s'il en reste.
@@ -571,16 +583,15 @@ class Output:
         notice = protocol.encode_line(f"… {self.skipped_lines} lignes non affichées.")
         if self.skipped_lines and self.has_room(len(notice)):
             self.skipped_lines = 0
-            self.queue(notice)
+            self.hand_over(notice)
         return self.skipped_lines > 0 and not self.is_broken
 
     def has_room(self, size: int) -> bool:
-        return self.queued_bytes - self.written_bytes + size <= OUTPUT_BYTES
+        return self.handed_bytes - self.written_bytes + size <= OUTPUT_BYTES
 
-    def queue(self, data: bytes) -> None:
-        self.queued_bytes += len(data)
-        self.waiting.append(data)
-        self.bell.set()
+    def hand_over(self, data: bytes) -> None:
+        self.handed_bytes += len(data)
+        self.clerk.letters.put((self, data))
 
     def write_what_fits(self) -> None:
         """Écrit ce qui attend, sans bloquer ; lève OSError si rien ne s'y écrit plus.
@@ -608,30 +619,28 @@ def is_writable(descriptor: int, seconds: float = 0) -> bool:
 
 
 class Clerk:
-    """Un greffier : un thread qui écrit des sorties pour que personne n'attende."""
+    """Un greffier : un thread qui écrit ce qu'on lui confie, là où cela ne bloque pas."""
 
-    def __init__(self, outputs: list[Output], inbox: "queue.Queue[Mail]") -> None:
-        self.outputs = outputs
+    def __init__(self, inbox: Inbox) -> None:
         self.inbox = inbox  # où signaler une sortie perdue
-        self.bell = threading.Event()  # commune à ses sorties : il y a quelque chose à voir
-        for output in outputs:
-            output.bell = self.bell
-        self.ending = threading.Event()  # posé par l'accepteur : tout écrire, puis finir
+        self.letters: "queue.SimpleQueue[tuple[Output, bytes] | None]" = queue.SimpleQueue()
+        self.blocked: set[Output] = set()  # celles où des lignes attendent ; greffier seul
         self.thread = threading.Thread(target=self.run, name="greffier", daemon=True)
 
     def run(self) -> None:
-        while True:
-            self.bell.clear()  # avant d'écrire : ce qui s'ajoute ensuite sonnera encore
-            is_ending = self.ending.is_set()
-            for output in self.outputs:
+        """Thread greffier : jusqu'à ce que tout soit écrit après `finish`."""
+        is_ending = False
+        while self.blocked or not is_ending:
+            with contextlib.suppress(queue.Empty):
+                letter = self.letters.get(timeout=BLOCKED_SECONDS if self.blocked else None)
+                if letter is None:
+                    is_ending = True
+                else:
+                    output, data = letter
+                    output.waiting.append(data)
+                    self.blocked.add(output)
+            for output in list(self.blocked):
                 self.write(output)
-            blocked = [output for output in self.outputs if output.waiting]
-            if blocked:
-                is_writable(blocked[0].descriptor, BLOCKED_SECONDS)
-            elif is_ending:
-                return
-            else:
-                self.bell.wait()
 
     def write(self, output: Output) -> None:
         try:
@@ -640,11 +649,12 @@ class Clerk:
             output.is_broken = True
             output.waiting.clear()
             self.inbox.put(Mail(Event.REPORT, text=loss_report(output, error.strerror)))
+        if not output.waiting:
+            self.blocked.discard(output)
 
     def finish(self, seconds: float) -> None:
         """Fait écrire ce qui peut l'être, pendant `seconds` au plus. Accepteur seul."""
-        self.ending.set()
-        self.bell.set()
+        self.letters.put(None)
         self.thread.join(seconds)
 
 
@@ -655,10 +665,18 @@ def loss_report(output: Output, reason: str) -> str:
 class Outputs:
     """Où va ce que l'exploitant doit voir. Le facteur seul s'en sert, tant qu'il vit."""
 
-    def __init__(self, errors: Output, console: Output, log: Output | None) -> None:
-        self.errors = errors
-        self.console = console
-        self.log = log
+    def __init__(self, inbox: Inbox) -> None:
+        self.inbox = inbox
+        clerk = Clerk(inbox)
+        self.clerks = [clerk]
+        self.errors = Output(2, "stderr", clerk)
+        self.console = Output(1, "la console", clerk)
+        self.log: Output | None = None
+
+    def keep_log(self, descriptor: int) -> None:
+        """Ajoute un journal, qui a son greffier : un disque lent n'y retient que lui."""
+        self.clerks.append(Clerk(self.inbox))
+        self.log = Output(descriptor, "le journal", self.clerks[-1])
 
     def greet(self, address: tuple) -> None:
         """Annonce l'écoute, avant que les threads ne démarrent."""
@@ -693,7 +711,7 @@ class Acceptor:
     """Le thread principal : accepte les clients et donne un lecteur à chacun."""
 
     def __init__(
-        self, inbox: "queue.Queue[Mail]", admission: threading.BoundedSemaphore, rate: int
+        self, inbox: Inbox, admission: threading.BoundedSemaphore, rate: int
     ) -> None:
         self.inbox = inbox
         self.admission = admission  # une place, qu'il prend sans attendre pour chaque client
@@ -882,37 +900,32 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def serve(listener: socket.socket, outputs: Outputs, options: argparse.Namespace) -> int:
+def serve(
+    listener: socket.socket, inbox: Inbox, outputs: Outputs, options: argparse.Namespace
+) -> int:
     """Tient le chat jusqu'à un signal ; rend le code de sortie."""
     bell, button = ring_on_signals()
-    inbox: "queue.Queue[Mail]" = queue.Queue(INBOX_MAILS)
     max_clients = fit_to_file_limit(options.max_clients)
     admission = threading.BoundedSemaphore(max_clients)
     postman = Postman(inbox, admission, outputs, options.horodatage)
-    stopping = threading.Event()  # posé ici seul ; lu par le facteur
     postman_thread = threading.Thread(
-        target=postman.run, args=(stopping, button), name="facteur", daemon=True
+        target=postman.run, args=(button,), name="facteur", daemon=True
     )
-    clerks = [Clerk([outputs.errors, outputs.console], inbox)]
-    clerks += [Clerk([outputs.log], inbox)] if outputs.log else []
-
     outputs.greet(listener.getsockname())
     if max_clients < options.max_clients:
         outputs.report(f"{max_clients} clients au plus : le système limite les fichiers ouverts.")
-    for thread in (postman_thread, *(clerk.thread for clerk in clerks)):
+    for thread in (postman_thread, *(clerk.thread for clerk in outputs.clerks)):
         thread.start()
     with listener, bell:
         Acceptor(inbox, admission, options.debit).run(listener, bell)
     signal.set_wakeup_fd(-1)  # les signaux ne font plus rien ; la fin est en route
 
     deadline = time.monotonic() + 2 * END_SECONDS
-    stopping.set()
-    with contextlib.suppress(queue.Full):  # plein, le courrier réveille déjà le facteur
-        inbox.put_nowait(Mail(Event.STOP))
+    postman.stop()
     postman_thread.join(END_SECONDS + 1)
     if not postman.has_failed:
         outputs.report("Serveur arrêté.")
-    for clerk in clerks:
+    for clerk in outputs.clerks:
         clerk.finish(max(0, deadline - time.monotonic()))
     button.close()
     return 1 if postman.has_failed else 0
@@ -930,15 +943,16 @@ def main() -> int:
     except Refused as reason:
         complain(reason)
         return 2
-    # Avant tout autre fichier : si 1 ou 2 étaient fermés, un socket prendrait leur numéro.
-    errors, console = Output(2, "stderr"), Output(1, "la console")
+    inbox: Inbox = queue.SimpleQueue()
+    outputs = Outputs(inbox)  # avant d'ouvrir quoi que ce soit, qui prendrait le numéro 1 ou 2
     try:
-        log = Output(open_log(options.journal), "le journal") if options.journal else None
+        if options.journal:
+            outputs.keep_log(open_log(options.journal))
         listener = open_listener(options.hote, options.port)
     except Refused as reason:
         complain(reason)
         return 1
-    return serve(listener, Outputs(errors, console, log), options)
+    return serve(listener, inbox, outputs, options)
 
 
 if __name__ == "__main__":

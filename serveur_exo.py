@@ -64,7 +64,9 @@ LATE_BYTES = 1024 * 1024  # octets de retard à partir desquels on attend un cli
 CATCH_UP_SECONDS = 1  # s qu'il a pour tout prendre : c'est ce qu'il peut coûter aux autres
 FAREWELL_SECONDS = 5  # s laissées à qui part pour lire ce qui l'attend encore
 LAST_SECONDS = 1  # s laissées de même à chacun quand le serveur s'arrête
-END_SECONDS = 2  # s au plus pour fermer toutes les connexions, puis autant pour les sorties
+END_SECONDS = 2  # s au plus pour fermer toutes les connexions
+OUTPUTS_SECONDS = 1.5  # s de plus, au plus, pour écrire ce qui attend une sortie
+LAST_WORD_SECONDS = 0.5  # s au plus pour le dernier mot : moins de 5 s en tout
 
 KEEPALIVE_IDLE = 60  # s de silence avant de sonder une machine peut-être disparue
 KEEPALIVE_INTERVAL = 15  # s entre deux sondes
@@ -400,7 +402,7 @@ class Postman:
 
     def patience(self) -> float | None:
         """Rend les secondes pendant lesquelles attendre du courrier (None : sans limite)."""
-        if not self.is_idle:
+        if not self.is_idle or self.is_stopping:
             return TICK_SECONDS
         if self.unnamed:
             return max(0, next(iter(self.unnamed)).name_by - time.monotonic())
@@ -504,7 +506,6 @@ class Postman:
     def close_everything(self) -> None:
         """Prévient chacun que le serveur s'arrête, et ferme, en END_SECONDS au plus."""
         self.late.clear()
-        self.is_idle = False
         self.make_round()  # ce qui est déjà lu part encore
         self.unnamed.clear()
         self.room.members.clear()  # plus de salon : personne ne verra partir les autres
@@ -626,6 +627,7 @@ class Clerk:
         self.letters: "queue.SimpleQueue[tuple[Output, bytes] | None]" = queue.SimpleQueue()
         self.blocked: set[Output] = set()  # celles où des lignes attendent ; greffier seul
         self.thread = threading.Thread(target=self.run, name="greffier", daemon=True)
+        self.thread.start()
 
     def run(self) -> None:
         """Thread greffier : jusqu'à ce que tout soit écrit après `finish`."""
@@ -914,21 +916,28 @@ def serve(
     outputs.greet(listener.getsockname())
     if max_clients < options.max_clients:
         outputs.report(f"{max_clients} clients au plus : le système limite les fichiers ouverts.")
-    for thread in (postman_thread, *(clerk.thread for clerk in outputs.clerks)):
-        thread.start()
+    postman_thread.start()
     with listener, bell:
         Acceptor(inbox, admission, options.debit).run(listener, bell)
     signal.set_wakeup_fd(-1)  # les signaux ne font plus rien ; la fin est en route
 
-    deadline = time.monotonic() + 2 * END_SECONDS
+    deadline = time.monotonic() + END_SECONDS + OUTPUTS_SECONDS
     postman.stop()
-    postman_thread.join(END_SECONDS + 1)
-    if not postman.has_failed:
-        outputs.report("Serveur arrêté.")
+    postman_thread.join(deadline - time.monotonic())
     for clerk in outputs.clerks:
         clerk.finish(max(0, deadline - time.monotonic()))
     button.close()
-    return 1 if postman.has_failed else 0
+    if postman.has_failed:
+        return 1
+    say_last_word(inbox)
+    return 0
+
+
+def say_last_word(inbox: Inbox) -> None:
+    """Écrit la fin sur stderr, avec un greffier neuf : l'autre est peut-être bloqué."""
+    clerk = Clerk(inbox)
+    Output(2, "stderr", clerk).put(["Serveur arrêté."])
+    clerk.finish(LAST_WORD_SECONDS)
 
 
 def complain(reason: Refused) -> None:

@@ -1,24 +1,40 @@
 """Le vrai serveur, sur la boucle locale, et les règles du salon sans socket ni thread."""
 
+import contextlib
+import errno
+import os
+import pty
+import queue
 import re
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
+import termios
 import threading
 from pathlib import Path
 
 import pytest
 import serveur_exo
+from conftest import PATIENCE, ROOT, Peer
 from serveur_exo import Client, Room
 
 
-def enter(room: Room, name: str) -> Client:
-    client = Client(None, "127.0.0.1")
-    room.receive(client, [name.encode()])
-    client.outbox.clear()
-    return client
+# --- Le salon : les règles, sans socket ni thread ---------------------------------
+
+
+def room_of(*names: str) -> tuple:
+    """Rend un salon où ces clients sont entrés, sans courrier en attente, et ces clients."""
+    room = Room()
+    clients = [Client(None, "127.0.0.1") for _ in names]
+    for client, name in zip(clients, names):
+        room.receive(client, [name.encode()])
+    for client in clients:
+        client.outbox.clear()
+    room.take_news()
+    return room, *clients
 
 
 def mail_of(client: Client) -> list[str]:
@@ -28,65 +44,120 @@ def mail_of(client: Client) -> list[str]:
 
 
 def test_un_message_va_a_tous_les_autres_et_a_la_console():
-    room = Room()
-    alice, bob = enter(room, "Alice"), enter(room, "Bob")
-    alice.outbox.clear()
-    room.receive(alice, [b"  Bonjour ! "])
-    assert mail_of(bob) == ["Alice :   Bonjour ! "]
+    room, alice, bob = room_of("Alice", "Bob")
+    room.receive(alice, ["  Bonjour !\u00a0 ".encode()])
+    assert mail_of(bob) == ["Alice :   Bonjour !\u00a0 "]
     assert mail_of(alice) == []
-    assert room.news[-1] == "Alice :   Bonjour ! "
+    assert room.take_news() == ["Alice :   Bonjour !\u00a0 "]
+
+
+def test_une_ligne_vide_ou_blanche_est_ignoree_meme_a_la_place_du_nom():
+    room, alice, bob = room_of("Alice", "")
+    room.receive(alice, [b"", b" \t "])
+    assert mail_of(alice) == mail_of(bob) == [] and bob.refusals == 0
+
+
+def test_une_arrivee_salue_l_un_et_previent_les_autres():
+    room, alice, bob = room_of("Alice", "")
+    room.receive(bob, [b" Bob\t"])
+    assert [line.partition(" !")[0] for line in mail_of(bob)] == ["* Bienvenue, Bob"]
+    assert mail_of(alice) == ["* Bob a rejoint le chat."]
+    assert room.take_news() == ["Bob (127.0.0.1) a rejoint le chat."]
 
 
 def test_un_nom_deja_pris_a_la_casse_pres_est_refuse():
-    room = Room()
-    enter(room, "Élise")
-    other = enter(room, "")
+    room, _, other = room_of("Élise", "")
     room.receive(other, ["E\u0301LISE".encode()])
     assert mail_of(other)[0].startswith("! Le nom ")
     assert other.name is None
 
 
 def test_cinq_refus_ferment():
-    room = Room()
-    client = Client(None, "127.0.0.1")
+    room, client = room_of("")
     room.receive(client, [b"*", b"\xff", b"a b", b"!"])
     assert not client.leaving
     room.receive(client, [b"x" * 5000, b"Alice"])
     assert client.leaving and client.name is None
-    assert len(mail_of(client)) == 5
+    assert [line[:2] for line in mail_of(client)] == ["! "] * 5
+
+
+@pytest.mark.parametrize("word", ["exit", " EXIT ", "/quitter", "/exit maintenant", "/QUIT"])
+def test_partir_sans_avoir_donne_de_nom_ne_laisse_aucune_trace(word):
+    room, alice, other = room_of("Alice", "")
+    room.receive(other, [word.encode(), b"Bob"])
+    assert other.leaving
+    assert mail_of(alice) == mail_of(other) == room.take_news() == []
 
 
 def test_les_departs_s_annoncent_une_fois():
-    room = Room()
-    alice, bob = enter(room, "Alice"), enter(room, "Bob")
-    alice.outbox.clear()
+    room, alice, bob = room_of("Alice", "Bob")
     room.receive(bob, [b"exit", b"encore"])
     room.leave(bob)
     assert mail_of(bob) == ["* Au revoir, Bob."]
     assert mail_of(alice) == ["* Bob a quitté le chat."]
+    assert room.take_news() == ["Bob a quitté le chat."]
 
 
 @pytest.mark.parametrize("word", ["/privé", "/prive", "/MP", "/prive\u0301"])
 def test_un_message_prive_ne_va_qu_a_un_seul(word):
-    room = Room()
-    alice, bob, eve = enter(room, "Alice"), enter(room, "Bob"), enter(room, "Eve")
-    for client in (alice, bob):
-        client.outbox.clear()
-    seen = list(room.news)
+    room, alice, bob, eve = room_of("Alice", "Bob", "Eve")
     room.receive(alice, [f"{word} BOB //à toi ".encode()])
     assert mail_of(bob) == ["Alice (privé) : //à toi "]
     assert mail_of(alice) == ["* Message privé envoyé à Bob."]
-    assert mail_of(eve) == [] and room.news == seen
+    assert mail_of(eve) == room.take_news() == []
 
 
 @pytest.mark.parametrize("line", ["/privé", "/privé Bob", "/privé Zoé salut", "/privé Alice moi"])
 def test_un_message_prive_impossible_donne_une_seule_erreur(line):
-    room = Room()
-    alice = enter(room, "Alice")
-    enter(room, "Bob")
-    alice.outbox.clear()
+    room, alice, bob = room_of("Alice", "Bob")
     room.receive(alice, [line.encode()])
     assert [answer[:2] for answer in mail_of(alice)] == ["! "]
+    assert mail_of(bob) == []
+
+
+def test_l_aide_donne_une_commande_par_avis():
+    room, alice = room_of("Alice")
+    room.receive(alice, [b"/help"])
+    lines = mail_of(alice)
+    assert all(line.startswith("* ") for line in lines)
+    for word in ("/liste", "/privé NOM message", "/quitter", "exit", "/aide", "//texte"):
+        assert any(word in line for line in lines)
+
+
+def test_une_commande_inconnue_est_recopiee_sans_danger():
+    room, alice, bob = room_of("Alice", "Bob")
+    room.receive(alice, [b"/dan\x1bse vite"])
+    assert mail_of(alice) == ["! Commande inconnue : /dan\ufffdse (tapez /aide)."]
+    assert mail_of(bob) == room.take_news() == []
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"x" * 4097], ids=["pas_utf8", "trop_longue"])
+def test_une_mauvaise_ligne_ne_derange_que_son_auteur(line):
+    room, alice, bob = room_of("Alice", "Bob")
+    room.receive(alice, [line, b"suite"])
+    assert [answer[:2] for answer in mail_of(alice)] == ["! "]
+    assert mail_of(bob) == ["Alice : suite"]
+
+
+def test_seuls_les_messages_les_arrivees_et_les_departs_sont_horodates():
+    room, alice, bob, other = room_of("Alice", "Bob", "")
+    room.start_round("[12:34] ")
+    room.receive(other, [b"*", "Élise".encode()])
+    room.receive(alice, [b"Bonjour", "/privé Bob Psst".encode(), b"/liste", b"/danse"])
+    room.receive(other, [b"/quitter"])
+    assert mail_of(bob) == [
+        "[12:34] * Élise a rejoint le chat.",
+        "[12:34] Alice : Bonjour",
+        "[12:34] Alice (privé) : Psst",
+        "[12:34] * Élise a quitté le chat.",
+    ]
+    bare = [line for line in mail_of(alice) + mail_of(other) if not line.startswith("[12:34] ")]
+    assert [line.split()[1] for line in bare] == [
+        "Message", "Connectés", "Commande", "Nom", "Bienvenue,", "Au",
+    ]  # fmt: skip
+
+
+# --- Le vrai serveur, sur la boucle locale -----------------------------------------
 
 
 def test_la_session_de_l_exercice(serveur):
@@ -122,23 +193,52 @@ def test_qui_ferme_sa_moitie_recoit_encore_ses_reponses(serveur):
     assert alice.line() == ""
 
 
-def test_tous_voient_les_lignes_dans_le_meme_ordre(serveur):
-    server = serveur("--debit", "0")
-    listeners = [server.connect(f"ecoute{n}") for n in range(2)]
-    talkers = [server.connect(f"parle{n}") for n in range(5)]
-    for talker in talkers:
-        talker.send("".join(f"{n}\n" for n in range(200)) + "exit\n")
-    seen = []
-    for listener in listeners:
-        lines = []
-        while sum(line.endswith("a quitté le chat.") for line in lines) < 5:
-            lines.append(listener.line())
-            assert lines[-1]
-        seen.append([line for line in lines if " : " in line])
-    assert len(seen[0]) == 1000
+def test_tous_la_console_et_le_journal_ont_le_meme_ordre(serveur, tmp_path):
+    """Messages, arrivées et départs se croisent ; personne ne les voit dans un autre ordre."""
+    log = tmp_path / "journal.txt"
+    server = serveur("--debit", "0", "--journal", str(log))
+    ears = [server.connect(f"oreille{n}") for n in range(2)]
+    assert ears[0].line() == "* oreille1 a rejoint le chat."
+    talkers = [server.connect() for _ in range(5)]
+    for number, talker in enumerate(talkers):
+        text = f"parle{number}\n" + "".join(f"{n}\n" for n in range(200)) + "exit\n"
+        threading.Thread(target=talker.send, args=[text]).start()
+    seen = [[ear.line() for _ in range(5 * (1 + 200 + 1))] for ear in ears]
     assert seen[0] == seen[1]
+    for number in range(5):
+        name = f"parle{number}"
+        assert [line for line in seen[0] if line.split()[name in line.split()[1]] == name] == [
+            f"* {name} a rejoint le chat.",
+            *(f"{name} : {n}" for n in range(200)),
+            f"* {name} a quitté le chat.",
+        ]
     assert server.stop() == 0
-    assert [line for line in server.console_lines() if " : " in line] == seen[0]
+    shown = [line.replace(" (127.0.0.1)", "") for line in server.console_lines()[3:]]
+    assert shown == [line.removeprefix("* ") for line in seen[0]]
+    logged = log.read_text(encoding="utf-8").splitlines()
+    assert [line.split(" ", 1)[1] for line in logged] == server.console_lines()[1:]
+
+
+def test_mille_lignes_en_un_envoi_arrivent_toutes(serveur):
+    server = serveur("--debit", "0")
+    alice, bob = server.connect("Alice"), server.connect()
+    bob.send("Bob\r\n" + "".join(f"{n}\r\n" for n in range(1000)) + "fin")
+    bob.sock.shutdown(socket.SHUT_WR)
+    assert alice.line() == "* Bob a rejoint le chat."
+    assert alice.lines_until("* Bob a quitté le chat.") == [
+        *(f"Bob : {n}" for n in range(1000)), "Bob : fin",
+    ]  # fmt: skip
+
+
+def test_un_caractere_coupe_entre_deux_envois_arrive_entier(serveur):
+    server = serveur()
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    assert alice.line() == "* Bob a rejoint le chat."
+    start, end = "é\n".encode()[:1], "é\n".encode()[1:]
+    bob.send(b"/liste\n" + start)
+    assert bob.line() == "* Connectés (2) : Alice, Bob"  # le début est donc lu
+    bob.send(end)
+    assert alice.line() == "Bob : é"
 
 
 def test_un_bavard_est_freine_sans_rien_perdre(serveur):
@@ -147,6 +247,32 @@ def test_un_bavard_est_freine_sans_rien_perdre(serveur):
     assert alice.line() == "* Bob a rejoint le chat."
     bob.send("".join(f"{n}\n" for n in range(30)))
     assert [alice.line() for _ in range(30)] == [f"Bob : {n}" for n in range(30)]
+
+
+def test_d_un_bavard_coupe_net_le_reste_est_jete(serveur):
+    server = serveur("--debit", "5", patch="s.BURST_LINES = 5")
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    assert alice.line() == "* Bob a rejoint le chat."
+    bob.send("a\n" * 5000)
+    assert alice.line() == "Bob : a"
+    reset(bob)
+    assert len(alice.lines_until("* Bob a quitté le chat.")) < 100
+
+
+def reset(peer) -> None:
+    """Coupe la connexion net : TCP envoie un reset, sans fin de flux."""
+    peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+
+
+def test_un_client_coupe_au_milieu_d_une_ligne_part_comme_un_autre(serveur):
+    server = serveur()
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    assert alice.line() == "* Bob a rejoint le chat."
+    bob.send("une moitié de li")
+    reset(bob)
+    assert alice.line() == "* Bob a quitté le chat."
+    assert alice.barrier() == "* Connectés (1) : Alice"
 
 
 def test_qui_ne_lit_plus_est_renvoye_et_les_autres_ne_perdent_rien(serveur):
@@ -169,10 +295,46 @@ def test_une_mauvaise_option_rend_2_et_une_seule_ligne(option, capfd, monkeypatc
     assert capfd.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        (["--hote", ".."], "Choisissez un autre --hote."),
+        (["--hote", "nulle-part.invalid"], "Choisissez un autre --hote."),
+        (["--hote", "203.0.113.1"], "Choisissez un autre --hote."),
+        (["--journal", "/"], "journal"),
+        (["--journal", "/nulle/part"], "journal"),
+    ],
+)
+def test_ce_qui_ne_peut_pas_marcher_rend_1_et_dit_quoi_faire(options, advice, capfd, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["serveur_exo.py", "--port", "0", *options])
+    assert serveur_exo.main() == 1
+    errors = capfd.readouterr().err
+    assert advice in errors and errors.count("\n") == 1
+
+
 def test_un_port_pris_rend_1_et_dit_quoi_faire(serveur, capfd, monkeypatch):
     monkeypatch.setattr("sys.argv", ["serveur_exo.py", "--port", str(serveur().port)])
     assert serveur_exo.main() == 1
     assert "ce port est déjà pris" in capfd.readouterr().err
+
+
+def test_un_port_reserve_rend_1_et_dit_quoi_faire(capfd, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(serveur_exo.socket, "create_server", refuse)
+    monkeypatch.setattr("sys.argv", ["serveur_exo.py", "--port", "80"])
+    assert serveur_exo.main() == 1
+    assert "Choisissez un --port à partir de 1024." in capfd.readouterr().err
+
+
+def test_on_peut_relancer_aussitot_sur_le_meme_port(serveur):
+    server = serveur()
+    server.connect("Alice")
+    assert server.stop() == 0
+    again = serveur("--port", str(server.port))
+    assert again.port == server.port
+    again.connect("Alice")
 
 
 def test_le_journal_continue_un_fichier_laisse_inacheve(serveur, tmp_path):
@@ -196,6 +358,30 @@ def test_le_journal_continue_un_fichier_laisse_inacheve(serveur, tmp_path):
     assert all(line[0] == "[" for line in server.console_lines()[1:])
 
 
+def test_apres_un_kill_le_journal_n_a_que_des_lignes_entieres(serveur, tmp_path):
+    log = tmp_path / "journal.txt"
+    server = serveur("--journal", str(log), "--debit", "0")
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    bob.send("".join(f"{n} {'x' * 100}\n" for n in range(5000)))
+    assert alice.line() == "* Bob a rejoint le chat."
+    alice.lines_until(f"Bob : 1000 {'x' * 100}")
+    server.process.kill()
+    server.process.wait()
+    *lines, rest = log.read_text(encoding="utf-8").split("\n")
+    assert rest == ""
+    numbers = [int(line.split()[3]) for line in lines[2:]]
+    assert numbers == list(range(len(numbers)))
+
+
+def test_le_journal_est_ecrit_a_chaque_tournee(serveur, tmp_path):
+    log = tmp_path / "journal.txt"
+    server = serveur("--journal", str(log))
+    alice = server.connect("Alice")
+    alice.send("Bonjour\n")
+    while not log.read_text(encoding="utf-8").endswith(" Alice : Bonjour\n"):
+        assert alice.barrier()
+
+
 def test_un_journal_qui_ne_s_ecrit_plus_est_signale_une_fois(serveur):
     server = serveur("--journal", "/dev/full")
     alice, bob = server.connect("Alice"), server.connect("Bob")
@@ -204,12 +390,6 @@ def test_un_journal_qui_ne_s_ecrit_plus_est_signale_une_fois(serveur):
     assert bob.line() == "Alice : Bonjour"
     assert server.stop() == 0
     assert server.error() == "Serveur arrêté."
-
-
-def test_un_journal_impossible_rend_1(monkeypatch, capfd, tmp_path):
-    monkeypatch.setattr("sys.argv", ["serveur_exo.py", "--port", "0", "--journal", str(tmp_path)])
-    assert serveur_exo.main() == 1
-    assert "journal" in capfd.readouterr().err
 
 
 def test_une_console_que_personne_ne_lit_n_arrete_ni_le_chat_ni_la_fin(serveur):
@@ -240,6 +420,58 @@ def test_un_tube_plein_n_empeche_pas_de_finir(serveur):
     assert server.error() == "Serveur arrêté."
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_un_terminal_fige_par_ctrl_s_n_arrete_ni_le_chat_ni_la_fin(serveur, number):
+    master, terminal = pty.openpty()
+    server = serveur(stdout=terminal)
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    assert alice.line() == "* Bob a rejoint le chat."
+    termios.tcflow(terminal, termios.TCOOFF)
+    alice.send("Bonjour\n")
+    assert bob.line() == "Alice : Bonjour"
+    assert server.stop(number) == 0
+    assert server.error() == "Serveur arrêté."
+    os.close(terminal)
+    os.close(master)
+
+
+def test_l_arret_est_annonce_a_tous_sans_annoncer_de_departs(serveur):
+    server = serveur()
+    alice, bob, mute = server.connect("Alice"), server.connect("Bob"), server.connect()
+    assert alice.line() == "* Bob a rejoint le chat."
+    mute.send("*\n")
+    assert mute.line().startswith("! ")  # il est donc accepté
+    server.process.send_signal(signal.SIGINT)
+    server.process.send_signal(signal.SIGINT)  # un second Ctrl+C ne gêne pas
+    for peer in (alice, bob, mute):
+        assert [peer.line(), peer.line()] == ["* Le serveur s'arrête.", ""]
+    assert server.process.wait(PATIENCE) == 0
+    assert server.error() == "Serveur arrêté."
+    assert server.console_lines()[-1] == "Bob (127.0.0.1) a rejoint le chat."
+
+
+def test_stderr_parle_avant_la_console(serveur):
+    with tempfile.TemporaryFile() as both:
+        program = "import sys, serveur_exo as s; sys.exit(s.main())"
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "--port", "0"], cwd=ROOT, stdout=both, stderr=both
+        )
+        while both.seek(0) or b"connexions" not in (written := both.read()):
+            assert process.poll() is None
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        assert [line[:7] for line in written.decode().splitlines()] == ["Écoute ", "Serveur"]
+
+
+def test_une_sortie_fermee_des_le_depart_ne_gene_pas(serveur):
+    server = serveur(stdout=None, preexec_fn=lambda: os.close(1))
+    assert server.error().startswith("Plus rien ne s'écrit dans la console")
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    alice.send("Bonjour\n")
+    assert bob.line() == "Alice : Bonjour"
+    assert server.stop() == 0
+
+
 def test_une_console_fermee_est_signalee_une_fois(serveur):
     server = serveur(stdout=subprocess.PIPE)
     server.process.stdout.close()
@@ -259,6 +491,26 @@ def test_qui_ne_donne_pas_de_nom_a_temps_est_ferme(serveur):
     assert mute.line() == ""
 
 
+@pytest.mark.parametrize("drip", ["x", "\n", " \n"], ids=["sans_fin", "vides", "blanches"])
+def test_qui_envoie_sans_cesse_sauf_un_nom_est_ferme_aussi(serveur, drip):
+    server = serveur("--debit", "0", patch="s.NAME_SECONDS = 0.5")
+    mute = server.connect()
+
+    def pour() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                mute.send(drip * 1000)
+
+    thread = threading.Thread(target=pour)
+    thread.start()
+    lines = []
+    while line := mute.line():
+        lines.append(line)
+    assert lines[-1] == "! Pas de nom en 0.5 s : au revoir."
+    reset(mute)
+    thread.join()
+
+
 def test_un_nom_donne_a_temps_n_est_plus_presse(serveur):
     server = serveur(patch="s.NAME_SECONDS = 0.2")
     mute, alice = server.connect(), server.connect("Alice")
@@ -276,12 +528,101 @@ def test_un_serveur_complet_refuse_puis_accepte_de_nouveau(serveur):
     alice.send("exit\n")
     assert alice.line() == "* Au revoir, Alice." and alice.line() == ""
     alice.close()
-    while True:
-        late = server.connect()
-        late.send("Bob\n")
-        if late.line().startswith("* Bienvenue"):
-            break
+    late = enter_when_there_is_room(server, "Bob")
     assert late.barrier() == "* Connectés (1) : Bob"
+
+
+def test_quand_les_threads_manquent_on_refuse_et_le_chat_continue(serveur):
+    patch = """
+start = s.threading.Thread.start
+def start_some(thread):
+    if thread.name == "lecteur" and sum(t.name == "lecteur" for t in s.threading.enumerate()) > 1:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+s.threading.Thread.start = start_some
+"""
+    server = serveur(patch=patch)
+    alice, bob, other = server.connect("Alice"), server.connect("Bob"), server.connect()
+    assert alice.line() == "* Bob a rejoint le chat."
+    assert other.line() == "! Le serveur est complet, réessayez plus tard."
+    assert other.line() == ""
+    assert server.error() == "Le système ne donne plus de thread : 127.0.0.1 refusé."
+    bob.close()
+    assert alice.line() == "* Bob a quitté le chat."
+    enter_when_there_is_room(server, "Carole")
+
+
+def enter_when_there_is_room(server, name: str):
+    while True:
+        peer = server.connect()
+        peer.send(f"{name}\n")
+        if peer.line().startswith(f"* Bienvenue, {name}"):
+            return peer
+        peer.close()
+
+
+def test_quand_les_fichiers_manquent_on_le_dit_une_fois_et_l_accueil_reprend(serveur):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))"
+    server = serveur(patch=f"{limit}\ns.SPARE_FILES = 0\ns.PAUSE_SECONDS = 0.01")
+    assert server.error().startswith("20 clients au plus")
+    peers = [server.connect() for _ in range(20)]
+    for number, peer in enumerate(peers):
+        peer.send(f"u{number}\n")
+    assert server.error().startswith("Impossible d'accepter un client : ")
+    assert peers[0].line().startswith("* Bienvenue, u0 !")
+    for peer in peers[:10]:
+        peer.close()
+    for number in range(10, 20):
+        assert peers[number].line().startswith(f"* Bienvenue, u{number} !")
+    assert server.stop() == 0
+    assert server.error() == "Serveur arrêté."
+
+
+def test_un_accueil_qui_echoue_marque_une_pause(monkeypatch):
+    """Sans elle, accept échouerait sans fin, à 100 % de processeur."""
+    pauses = []
+    monkeypatch.setattr(serveur_exo.time, "sleep", pauses.append)
+
+    class NoMoreFiles:
+        def accept(self):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    inbox = queue.SimpleQueue()
+    acceptor = serveur_exo.Acceptor(inbox, threading.BoundedSemaphore(), 20)
+    for _ in range(3):
+        acceptor.accept(NoMoreFiles())
+    assert pauses == [serveur_exo.PAUSE_SECONDS] * 3
+    assert inbox.qsize() == 1
+
+
+def test_mille_clients_entrent_et_s_entendent(serveur):
+    server = serveur()
+    peers = [server.connect() for _ in range(1000)]
+    for number, peer in enumerate(peers):
+        peer.send(f"u{number}\n")
+    for number, peer in enumerate(peers):
+        assert peer.line().startswith(f"* Bienvenue, u{number} !")
+    peers[0].send("Bonjour\n")
+    for peer in peers[1:]:
+        while (line := peer.line()) != "u0 : Bonjour":
+            assert line.endswith(" a rejoint le chat.")
+    threads = len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+    assert threads <= 1 + 1000 + 3
+    assert server.stop() == 0
+
+
+def test_un_socket_accepte_est_sonde_et_envoie_sans_attendre():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()) as sock:
+            serveur_exo.prepare(sock)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            idle, interval, probes = (
+                sock.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            )
+            assert idle + interval * probes == 120
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
 
 
 def test_deux_cents_mega_sans_fin_de_ligne_ne_gonflent_pas_le_serveur(serveur):
@@ -314,9 +655,7 @@ def test_cinq_cents_passages_ne_laissent_rien(serveur):
     for number in range(500):
         visitor = server.connect()
         visitor.send(f"v{number}\nexit\n" if number % 2 else f"v{number}\n")
-        if number % 3 == 0:
-            visitor.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        visitor.close()
+        reset(visitor) if number % 3 == 0 else visitor.close()
     while alice.barrier() != "* Connectés (1) : Alice":
         pass
     while kept() != before:  # un thread qui finit se voit encore un instant
@@ -360,7 +699,16 @@ def test_un_facteur_qui_meurt_arrete_le_serveur():
 
 def test_ipv6_marche(serveur):
     server = serveur("--hote", "::1")
-    assert server.listening.startswith("Écoute sur [::1]:")
+    assert server.listening == f"Écoute sur [::1]:{server.port} (Ctrl+C pour arrêter)."
+    peer = Peer(server.port, "::1").join("Alice")
+    peer.close()
+
+
+def test_ouvert_a_tous_en_ipv6_ipv4_entre_aussi(serveur):
+    server = serveur("--hote", "::")
+    server.connect("Alice")
+    assert server.stop() == 0
+    assert server.console_lines()[1] == "Alice (127.0.0.1) a rejoint le chat."
 
 
 def test_la_limite_de_fichiers_borne_les_clients_et_le_dit(serveur):

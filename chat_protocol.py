@@ -25,6 +25,7 @@ donc dans un interpréteur :
 """
 
 import argparse
+import errno
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -39,6 +40,8 @@ MAX_LINE_BYTES = 4096  # octets, sans la fin de ligne : une page d'écran bien r
 MAX_NAME_LENGTH = 32  # caractères : le nom est recopié devant chaque message
 MAX_QUOTE_LENGTH = 40  # caractères d'un mot que l'on recopie dans une erreur
 
+LEAVE_WORD = "exit"  # seul sur sa ligne, il fait partir : ce n'est donc le nom de personne
+
 
 class Refused(Exception):
     """Ce qui a été donné n'est pas recevable ; str() dit pourquoi, en français.
@@ -46,6 +49,29 @@ class Refused(Exception):
     La phrase est faite pour qui a tapé : le client l'affiche, la ligne de
     commande aussi.
     """
+
+
+_REASONS = {
+    errno.EACCES: "accès refusé",
+    errno.ECONNREFUSED: "connexion refusée",
+    errno.EHOSTUNREACH: "machine hors d'atteinte",
+    errno.EINVAL: "valeur impossible",
+    errno.EIO: "erreur d'entrée-sortie",
+    errno.EISDIR: "c'est un dossier",
+    errno.EMFILE: "trop de fichiers ouverts",
+    errno.ENETUNREACH: "réseau hors d'atteinte",
+    errno.ENFILE: "trop de fichiers ouverts",
+    errno.ENOENT: "il n'existe pas, ou son dossier",
+    errno.ENOSPC: "disque plein",
+    errno.EPIPE: "plus personne ne lit",
+    errno.ETIMEDOUT: "pas de réponse",
+}
+
+
+def explain(error: Exception) -> str:
+    """Rend la cause d'une erreur du système, en français pour les plus courantes."""
+    number = getattr(error, "errno", None)
+    return _REASONS.get(number) or getattr(error, "strerror", None) or "nom impossible"
 
 
 # --- Des octets aux lignes ---------------------------------------------------
@@ -164,6 +190,8 @@ def normalize_name(text: str) -> str:
         raise Refused("Nom vide : choisissez-en un.")
     if len(name) > MAX_NAME_LENGTH:
         raise Refused(f"Nom trop long ({MAX_NAME_LENGTH} caractères au plus) : abrégez-le.")
+    if name.casefold() == LEAVE_WORD:
+        raise Refused(f"Nom refusé : « {LEAVE_WORD} » sert à partir.")
     if not _is_letter_or_digit(name[0]):
         raise Refused("Nom refusé : il doit commencer par une lettre ou un chiffre.")
     for char in name:
@@ -248,7 +276,7 @@ def is_blank(text: str) -> bool:
 def parse(text: str) -> Command:
     """Rend ce que veut une ligne de client (texte sans fin de ligne, non blanc)."""
     bare = text.strip(BLANKS)
-    if bare.casefold() == "exit":
+    if bare.casefold() == LEAVE_WORD:
         return Quit()
     if not bare.startswith("/"):
         return Message(clean(text))

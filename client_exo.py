@@ -10,13 +10,14 @@ personne ne sait lequel aura quelque chose le premier.
 """
 
 import argparse
-import contextlib
 import os
-import shutil
+import queue
+import select
 import signal
 import socket
 import sys
 import threading
+import time
 import unicodedata
 
 import chat_protocol as protocol
@@ -30,14 +31,16 @@ except ImportError:  # Windows
 # --- Limites -----------------------------------------------------------------
 
 MAX_SERVER_LINE_BYTES = 256 * 1024  # octets : une liste de mille noms y tient
-RECV_BYTES = 64 * 1024
+RECV_BYTES = 64 * 1024  # octets par recv
+PIECE_BYTES = 64 * 1024  # octets lus d'un coup dans un tube, même sans fin de ligne
 GOODBYE_SECONDS = 2  # s d'attente de l'au revoir du serveur
 CALL_SECONDS = 0.2  # s entre deux appels au thread du clavier
 FULL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
 
 NAME_PROMPT = "Entrez votre nom : "
 PROMPT = "Votre message : "
-LEAVE_LINE = "/quitter"
+LEAVE_LINES = f"\n{protocol.LEAVE_WORD}"  # d'abord finir la ligne commencée ; une ligne vide est ignorée
+LOST = "Connexion au serveur perdue."
 
 
 class ServerLost(Exception):
@@ -47,14 +50,31 @@ class ServerLost(Exception):
 # --- L'écran -------------------------------------------------------------------
 
 
-class Plain:
-    """Une sortie sans curseur à déplacer : tube, fichier, TERM=dumb."""
+class Screen:
+    """Une sortie sans curseur à déplacer : tube, fichier, terminal sans codes."""
+
+    def __init__(self) -> None:
+        self.prompt = ""  # ce que le clavier affiche en attendant ; écrit par lui seul
+        self.is_lost = False  # plus rien ne s'y écrit ; les deux suivants : le receveur seul
+        self.problem = ""  # ce qu'il faut en dire ; "" si le lecteur est parti (| head)
 
     def show(self, line: str) -> None:
-        print(line, flush=True)
+        """Affiche une ligne reçue (str sans fin de ligne). Receveur seul."""
+        if self.is_lost:
+            return
+        try:
+            write(self.frame(line))
+        except OSError as error:
+            self.is_lost = True
+            if not isinstance(error, BrokenPipeError):
+                self.problem = f"Plus rien ne s'écrit sur la sortie : {protocol.explain(error)}."
+                complain(self.problem)
+
+    def frame(self, line: str) -> str:
+        return f"\n{line}\n{self.prompt}" if self.prompt else f"{line}\n"
 
 
-class Terminal:
+class Terminal(Screen):
     """Un terminal où une ligne peut arriver pendant que l'on tape.
 
     Appeler readline depuis l'autre thread ferait s'arrêter l'interpréteur. On n'y touche
@@ -62,15 +82,13 @@ class Terminal:
     terminal, puis le curseur revient où il était.
     """
 
+    # Place en dessous (ESC D, remonter), curseur noté (ESC 7), rangée insérée (ESC [ L) et
+    # écrite, curseur rendu (ESC 8), qui redescend avec sa ligne.
     INSERT = "\x1bD\x1b[A\x1b7\r\x1b[L{}\x1b8\x1b[B"
 
-    def show(self, line: str) -> None:
-        # Une rangée : place en dessous (ESC D, remonter), curseur noté (ESC 7), rangée
-        # insérée (ESC [ L) et écrite, curseur rendu (ESC 8), qui redescend avec sa ligne.
-        # Un seul write : rien ne peut s'y mêler.
-        rows = wrap(line, shutil.get_terminal_size().columns)
-        sys.stdout.write("".join(self.INSERT.format(row) for row in rows))
-        sys.stdout.flush()
+    def frame(self, line: str) -> str:
+        width = os.get_terminal_size(sys.stdout.fileno()).columns or 80
+        return "".join(self.INSERT.format(row) for row in wrap(line, width))
 
 
 def wrap(line: str, width: int) -> list[str]:
@@ -82,12 +100,29 @@ def wrap(line: str, width: int) -> list[str]:
     return [line[start : start + width] for start in range(0, len(line), width)] or [""]
 
 
-def choose_screen() -> Plain | Terminal:
-    both = sys.stdin.isatty() and sys.stdout.isatty()
-    return Terminal() if both and os.environ.get("TERM", "dumb") != "dumb" else Plain()
+def write(text: str) -> None:
+    """Écrit sur la sortie, avec « ? » pour ce qu'elle ne sait pas montrer ; OSError sinon.
+
+    D'un seul os.write : rien ne peut s'y mêler. Et non par sys.stdout, où un thread arrêté
+    par Ctrl+S tiendrait un verrou que la fin du programme attend.
+    """
+    data = text.encode(sys.stdout.encoding, errors="replace")
+    while data:
+        data = data[os.write(sys.stdout.fileno(), data) :]
 
 
-# --- La vie d'une connexion ------------------------------------------------------
+def choose_screen() -> Screen:
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if not is_terminal or os.environ.get("TERM", "dumb") == "dumb":
+        return Screen()
+    if os.environ.pop("PYTHONUNBUFFERED", ""):
+        # Sans tampon, readline écrirait un caractère à la fois, et une rangée insérée entre
+        # deux couperait ses codes : on se relance avec.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return Screen() if sys.stdout.write_through else Terminal()
+
+
+# --- La connexion ----------------------------------------------------------------
 
 
 class Connection:
@@ -95,11 +130,13 @@ class Connection:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock  # le clavier y envoie, le receveur y lit
-        self.buffer = protocol.LineBuffer(MAX_SERVER_LINE_BYTES)  # l'accueil, puis le receveur
-        self.leaving = threading.Event()  # posé par le clavier *avant* d'envoyer /quitter
-        self.ended = threading.Event()  # posé par le receveur : le serveur a fermé
-        self.keyboard_out = threading.Event()  # posé par le clavier : sorti d'input()
-        self.stopped = False  # le serveur s'est arrêté de lui-même ; écrit par le receveur
+        self.buffer = protocol.LineBuffer(MAX_SERVER_LINE_BYTES)  # receveur seul
+        # Ce que le serveur répond à un nom, puis None à la fin : du receveur au clavier.
+        self.answers: "queue.SimpleQueue[str | None]" = queue.SimpleQueue()
+        self.is_admitted = False  # écrit par le receveur : le nom est accepté
+        self.is_parted = False  # écrit par le receveur : le serveur a dit au revoir
+        self.ended = threading.Event()  # plus rien à attendre : fin du flux, ou second Ctrl+C
+        self.keyboard_out = threading.Event()  # posé par le clavier : il ne lit plus rien
 
     def send(self, text: str) -> None:
         self.sock.sendall(protocol.encode_line(text))
@@ -108,34 +145,39 @@ class Connection:
         """Rend les lignes suivantes, sans danger pour l'écran ; [] à la fin du flux."""
         while True:
             if lines := self.buffer.take():
-                return [self.readable(line) for line in lines]
+                return [readable(line) for line in lines]
             data = self.sock.recv(RECV_BYTES)
             if not data:
-                return [self.readable(line) for line in self.buffer.take_last()]
+                return [readable(line) for line in self.buffer.take_last()]
             self.buffer.feed(data)
 
-    @staticmethod
-    def readable(line: bytes) -> str:
-        cut = "…" if len(line) > MAX_SERVER_LINE_BYTES else ""
-        text = line[:MAX_SERVER_LINE_BYTES].decode("utf-8", errors="replace")
-        return protocol.clean(text) + cut
+    def note(self, line: str) -> None:
+        """Retient ce qu'une ligne reçue apprend au clavier. Receveur seul."""
+        if not self.is_admitted:
+            self.is_admitted = not protocol.is_error_line(line)
+            self.answers.put(line)
+        self.is_parted = line.startswith("* Au revoir, ")
 
 
-def receive_lines(connection: Connection, screen: Plain | Terminal) -> None:
+def readable(line: bytes) -> str:
+    """Rend le texte d'une ligne du serveur, coupée à 256 Kio, sans danger pour l'écran."""
+    text = line[:MAX_SERVER_LINE_BYTES].decode("utf-8", errors="replace")
+    is_cut = len(line) > MAX_SERVER_LINE_BYTES
+    return protocol.clean(text.rstrip("\ufffd") + "…" if is_cut else text)
+
+
+def receive_lines(connection: Connection, screen: Screen) -> None:
     """Thread receveur : montre chaque ligne, puis prévient le clavier de la fin."""
     try:
-        while lines := connection.receive():
+        while (lines := connection.receive()) and not (screen.is_lost and sys.stdin.isatty()):
             for line in lines:
-                connection.stopped = line == "* Le serveur s'arrête."
                 screen.show(line)
-    except BrokenPipeError:  # plus personne ne lit notre sortie (| head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        os._exit(0)
+                connection.note(line)
     except OSError:
-        connection.stopped = True
+        pass  # coupée net : elle est finie aussi
     connection.ended.set()
-    if not connection.leaving.is_set():
-        call_keyboard(connection)
+    connection.answers.put(None)
+    call_keyboard(connection)
 
 
 def call_keyboard(connection: Connection) -> None:
@@ -144,122 +186,104 @@ def call_keyboard(connection: Connection) -> None:
     Fermer stdin ou lever une exception ici ne réveille pas input() : seul un signal le
     fait, et un seul peut se perdre entre deux lectures ; on le répète.
     """
-    if not (sys.stdin.isatty() and hasattr(signal, "pthread_kill")):
-        complain("Connexion au serveur perdue.")  # un tube ne se réveille pas, Windows non plus
-        sys.stdout.flush()
-        os._exit(1)
-    while not connection.keyboard_out.wait(CALL_SECONDS):
+    while not connection.keyboard_out.is_set():
+        if not hasattr(signal, "pthread_kill"):  # Windows : rien ne réveille une lecture
+            complain(LOST)
+            os._exit(1)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        connection.keyboard_out.wait(CALL_SECONDS)
 
 
-def raise_server_lost(*_: object) -> None:
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    raise ServerLost
+def listen_to_signals(connection: Connection) -> None:
+    """Fait d'un signal une exception dans le thread principal, une seule fois.
+
+    SIGUSR1 vient du receveur (et non SIGINT, que libedit renverrait à tout le groupe de
+    processus) ; Ctrl+C et `kill` veulent dire partir, un second Ctrl+C finir tout de suite.
+    """
+
+    def interrupt(number: int, _: object) -> None:
+        if connection.keyboard_out.is_set():
+            connection.ended.set()
+            return
+        connection.keyboard_out.set()
+        raise KeyboardInterrupt if number in (signal.SIGINT, signal.SIGTERM) else ServerLost
+
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # Windows n'a pas le dernier
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), interrupt)
 
 
 # --- Le clavier ------------------------------------------------------------------
 
 
-def type_lines(connection: Connection) -> None:
-    """Lit des messages jusqu'à une commande de départ, Ctrl+C ou Ctrl+D."""
+def choose_name(name: str | None, screen: Screen) -> str:
+    """Rend `name`, ou celui que l'on tape s'il n'y en a pas ; lève EOFError si l'on part."""
+    while name is None or protocol.is_blank(name):
+        if sys.stdin.isatty():
+            name = ask(NAME_PROMPT, screen)
+        else:
+            name = read_piece().decode(errors="replace").rstrip("\r\n")
+    if is_leaving(name):
+        raise EOFError
+    return name
+
+
+def ask(prompt: str, screen: Screen) -> str:
+    """Rend ce qui est tapé (str sans fin de ligne)."""
+    prompt = prompt if sys.stdout.isatty() else ""
+    screen.prompt = prompt
+    try:
+        return input(prompt)
+    finally:
+        screen.prompt = ""
+
+
+def read_piece() -> bytes:
+    """Rend la ligne suivante d'un tube, ou le début si elle est longue ; lève EOFError."""
+    piece = sys.stdin.buffer.readline(PIECE_BYTES)
+    if not piece:
+        raise EOFError
+    return piece
+
+
+def is_leaving(text: str) -> bool:
+    return not protocol.is_blank(text) and isinstance(protocol.parse(text), protocol.Quit)
+
+
+def enter(connection: Connection, name: str, screen: Screen) -> bool:
+    """Donne un nom, un autre s'il est refusé ; rend False si le serveur ne veut pas."""
     while True:
-        try:
-            text = input(PROMPT)
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return
-        if isinstance(protocol.parse(text), protocol.Quit):
-            return
-        connection.send(text)
+        connection.send(protocol.clean(name))
+        answer = connection.answers.get()
+        if answer is None:
+            raise ServerLost
+        if not protocol.is_error_line(answer):
+            return True
+        # Un serveur complet, ou lassé, ferme aussitôt après : le redemander serait vain.
+        if connection.ended.wait(FULL_SECONDS) or not sys.stdin.isatty():
+            return False
+        name = choose_name(None, screen)
+
+
+def type_lines(connection: Connection, screen: Screen) -> None:
+    """Envoie ce qui est tapé jusqu'à une commande de départ ; lève EOFError à Ctrl+D."""
+    while True:
+        # Un collage peut donner plusieurs lignes d'un coup.
+        for line in ask(PROMPT, screen).replace("\r", "\n").split("\n"):
+            if is_leaving(line):
+                return
+            connection.send(line)
 
 
 def pipe_lines(connection: Connection) -> None:
-    """Envoie toute l'entrée, telle quelle, jusqu'à sa fin ou une commande de départ."""
-    for line in sys.stdin.buffer:
-        if isinstance(protocol.parse(line.decode(errors="replace").strip("\r\n")), protocol.Quit):
+    """Envoie l'entrée telle quelle jusqu'à une ligne de départ ; lève EOFError à la fin."""
+    is_line_start = True
+    while True:
+        piece = read_piece()
+        if is_line_start and is_leaving(piece.decode(errors="replace").rstrip("\r\n")):
             return
-        connection.sock.sendall(line)
-
-
-def talk(connection: Connection, screen: Plain | Terminal) -> int:
-    """Tient la conversation jusqu'au départ ; rend le code de sortie."""
-    if hasattr(signal, "SIGUSR1"):
-        # SIGUSR1 et non SIGINT, que libedit renverrait à tout le groupe de processus.
-        signal.signal(signal.SIGUSR1, raise_server_lost)
-    receiver = threading.Thread(
-        target=receive_lines, args=(connection, screen), name="receveur", daemon=True
-    )
-    receiver.start()
-    is_terminal = sys.stdin.isatty()
-    try:
-        (type_lines if is_terminal else pipe_lines)(connection)
-        connection.leaving.set()  # avant d'envoyer : l'au revoir n'est pas une perte
-        if is_terminal:
-            connection.send(LEAVE_LINE)
-        connection.sock.shutdown(socket.SHUT_WR)
-        receiver.join(GOODBYE_SECONDS if is_terminal else None)
-        is_lost = connection.stopped
-    except (ServerLost, OSError):
-        is_lost = True
-    except KeyboardInterrupt:  # un second Ctrl+C
-        is_lost = False
-    finally:
-        connection.leaving.set()
-        connection.keyboard_out.set()
-        if hasattr(signal, "SIGUSR1"):
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
-        connection.sock.shutdown(socket.SHUT_RDWR)
-    receiver.join(GOODBYE_SECONDS)
-    if is_lost:
-        if is_terminal:
-            print()
-        complain("Connexion au serveur perdue.")
-        return 1
-    if is_terminal:
-        print("Vous avez quitté le chat.")
-    return 0
-
-
-# --- L'accueil -------------------------------------------------------------------
-
-
-def ask_name() -> str:
-    """Rend un nom tapé, non vide ; lève EOFError si l'entrée est finie."""
-    while True:
-        if sys.stdin.isatty():
-            name = input(NAME_PROMPT)
-        else:
-            line = sys.stdin.buffer.readline()
-            if not line:
-                raise EOFError
-            name = line.decode(errors="replace").rstrip("\r\n")
-        if not protocol.is_blank(name):
-            return name
-
-
-def enter(connection: Connection, name: str, screen: Plain | Terminal) -> bool:
-    """Donne un nom, un autre s'il est refusé ; rend False si le serveur ne veut pas."""
-    while True:
-        connection.send(name)
-        lines = connection.receive()
-        for line in lines:
-            print(line, flush=True)
-        if not lines:
-            return False
-        if not protocol.is_error_line(lines[0]):
-            return True
-        connection.sock.settimeout(FULL_SECONDS)  # un serveur complet ferme aussitôt après
-        try:
-            if not connection.sock.recv(1, socket.MSG_PEEK):
-                return False
-        except TimeoutError:
-            pass
-        finally:
-            connection.sock.settimeout(None)
-        if not sys.stdin.isatty():
-            return False
-        name = ask_name()
+        connection.sock.sendall(piece)
+        is_line_start = piece.endswith(b"\n")
 
 
 def set_up_readline() -> None:
@@ -269,8 +293,11 @@ def set_up_readline() -> None:
     readline.clear_history()  # le nom n'est pas un message que Flèche-haut proposerait
     readline.set_completer_delims(" \t")
     readline.set_completer(complete)
-    readline.parse_and_bind("tab: complete")
-    readline.parse_and_bind("set horizontal-scroll-mode on")
+    if "libedit" in (readline.__doc__ or ""):  # macOS a le plus souvent celui-là
+        readline.parse_and_bind("bind ^I rl_complete")
+    else:
+        readline.parse_and_bind("tab: complete")
+        readline.parse_and_bind("set horizontal-scroll-mode on")
 
 
 def complete(start: str, number: int) -> str | None:
@@ -280,13 +307,103 @@ def complete(start: str, number: int) -> str | None:
     return found[number] + " " if number < len(found) else None
 
 
+# --- De l'arrivée au départ --------------------------------------------------------
+
+
+def talk(connection: Connection, name: str, screen: Screen) -> int:
+    """Tient la conversation jusqu'au départ ; rend le code de sortie."""
+    listen_to_signals(connection)
+    receiver = threading.Thread(
+        target=receive_lines, args=(connection, screen), name="receveur", daemon=True
+    )
+    receiver.start()
+    is_terminal = sys.stdin.isatty()
+    is_lost = is_interrupted = False
+    try:
+        if not enter(connection, name, screen):
+            return 1
+        set_up_readline()
+        type_lines(connection, screen) if is_terminal else pipe_lines(connection)
+    except EOFError:
+        pass
+    except KeyboardInterrupt:
+        is_interrupted = True
+    except (ServerLost, OSError):
+        is_lost = not screen.is_lost
+    finally:
+        connection.keyboard_out.set()  # plus aucun signal ne lève d'exception
+    if not is_lost:
+        part(connection, patience=GOODBYE_SECONDS if is_terminal or is_interrupted else None)
+    shut(connection.sock)
+    receiver.join(GOODBYE_SECONDS)
+    if is_terminal:
+        return say_parted(is_lost)
+    if is_interrupted and not connection.is_parted:
+        complain("Interrompu : tout n'est peut-être pas arrivé.")
+    elif not connection.is_parted:
+        complain(LOST)
+    return 0 if connection.is_parted and not screen.problem else 1
+
+
+def part(connection: Connection, patience: float | None) -> None:
+    """Prend congé : attend l'au revoir du serveur, `patience` secondes au plus.
+
+    Sans terminal, on attend tant que le serveur vit : son au revoir prouve qu'il a tout pris.
+    """
+    started_at = time.monotonic()
+    try:
+        if select.select([], [connection.sock], [], patience)[1]:  # sinon send bloquerait
+            connection.send(LEAVE_LINES)
+            shut(connection.sock, socket.SHUT_WR)
+    except OSError:
+        return  # le serveur est parti le premier
+    if patience is not None:
+        patience = max(0, started_at + patience - time.monotonic())
+    connection.ended.wait(patience)
+
+
+def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
+    """shutdown, sans effet si la connexion n'existe plus."""
+    try:
+        sock.shutdown(how)
+    except OSError:
+        pass
+
+
+def say_parted(is_lost: bool) -> int:
+    """Dit au terminal comment cela finit ; rend le code de sortie."""
+    if is_lost:
+        say("")  # quitter la ligne que l'on tapait
+        complain(LOST)
+        return 1
+    say("Vous avez quitté le chat.")
+    return 0
+
+
+def say(text: str) -> None:
+    try:
+        write(f"{text}\n")
+    except OSError:
+        pass  # plus personne ne lit
+
+
 def complain(text: object) -> None:
-    if sys.stderr is not None:
-        print(text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
+
+
+def set_up_streams() -> None:
+    """Remplace une entrée ou une sortie fermée par le vide ; « ? » pour l'inconnu."""
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
+    sys.stdin.reconfigure(errors="surrogateescape")  # que send changera en « ? »
+    sys.stdout.reconfigure(errors="replace")
+    sys.stderr.reconfigure(errors="replace")
 
 
 def main() -> int:
     """Rend le code de sortie : 0 si l'on est parti, 2 pour une option, 1 pour le reste."""
+    set_up_streams()
     parser = protocol.new_option_parser("Le client du chat.")
     parser.add_argument("--nom", metavar="NOM", help="votre nom (demandé sinon)")
     try:
@@ -294,33 +411,30 @@ def main() -> int:
     except Refused as reason:
         complain(reason)
         return 2
-    sys.stdout.reconfigure(errors="replace")  # « ? » pour ce que l'écran ne sait pas montrer
+    screen = choose_screen()
     try:
-        return chat(options)
+        name = choose_name(options.nom, screen)
     except (EOFError, KeyboardInterrupt):
+        if sys.stdin.isatty():
+            return say_parted(is_lost=False)
         complain("Aucun nom donné.")
         return 1
-    except OSError as error:
-        complain(f"Connexion au serveur perdue : {error.strerror}.")
-        return 1
+    return chat(options, name, screen)
 
 
-def chat(options: argparse.Namespace) -> int:
-    name = options.nom if options.nom and not protocol.is_blank(options.nom) else ask_name()
+def chat(options: argparse.Namespace, name: str, screen: Screen) -> int:
+    """Se connecte et converse ; rend le code de sortie."""
     try:
         sock = socket.create_connection((options.hote, options.port))
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "adresse inconnue"
+        is_unknown = isinstance(error, (socket.gaierror, UnicodeError))
+        reason = "adresse inconnue" if is_unknown else protocol.explain(error)
         where = f"{options.hote}:{options.port}"
         complain(f"Connexion impossible à {where} : {reason}. Le serveur est-il lancé ?")
         return 1
     with sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection, screen = Connection(sock), choose_screen()
-        if not enter(connection, name, screen):
-            return 1
-        set_up_readline()
-        return talk(connection, screen)
+        return talk(Connection(sock), name, screen)
 
 
 if __name__ == "__main__":

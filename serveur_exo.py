@@ -79,6 +79,9 @@ BLOCKED_SECONDS = 0.05  # s d'attente d'une sortie bloquée avant de regarder l'
 FULL_LINE = protocol.error_line("Le serveur est complet, réessayez plus tard.")
 
 # Ce que tous les systèmes n'ont pas.
+STOP_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 DONT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)  # Windows ne l'a pas
 SMALL_SEND_BYTES = 16 * 1024  # octets par envoi là où il manque : moins que ce qu'il tamponne
 PIPE_BYTES = getattr(select, "PIPE_BUF", 512)  # octets qu'un tube « prêt » prend sans bloquer
@@ -309,6 +312,8 @@ def read_client(client: Client, inbox: Inbox, rate: int) -> None:
                 discard_rest(client.sock)
                 return
         hand_over(buffer.take_last(), client, inbox, allowance)
+    except TimeoutError:  # ni accusé de réception ni réponse aux sondes
+        inbox.put(Mail(Event.REPORT, text=f"{client.name} ({client.host}) ne répond plus."))
     except OSError:
         pass  # connexion coupée net : elle est finie, comme les autres
     finally:
@@ -579,12 +584,13 @@ class Output:
     def report_skipped(self) -> bool:
         """Dit sur place, s'il y a la place, combien de lignes manquent ; rend True s'il en reste.
 
-        Facteur seul.
+        Facteur seul. On attend que la moitié soit libre : sinon chaque tournée sautée aurait
+        son annonce, bien plus courte qu'elle.
         """
-        notice = protocol.encode_line(f"… {self.skipped_lines} lignes non affichées.")
-        if self.skipped_lines and self.has_room(len(notice)):
+        if self.skipped_lines and self.has_room(OUTPUT_BYTES // 2):
+            notice = f"… {self.skipped_lines} lignes non affichées."
             self.skipped_lines = 0
-            self.hand_over(notice)
+            self.hand_over(protocol.encode_line(notice))
         return self.skipped_lines > 0 and not self.is_broken
 
     def has_room(self, size: int) -> bool:
@@ -650,7 +656,7 @@ class Clerk:
         except OSError as error:
             output.is_broken = True
             output.waiting.clear()
-            self.inbox.put(Mail(Event.REPORT, text=loss_report(output, error.strerror)))
+            self.inbox.put(Mail(Event.REPORT, text=loss_report(output, protocol.explain(error))))
         if not output.waiting:
             self.blocked.discard(output)
 
@@ -727,22 +733,29 @@ class Acceptor:
             selector.register(bell, selectors.EVENT_READ)
             while bell not in [key.fileobj for key, _ in selector.select()]:
                 self.accept(listener)
+        for _ in range(BACKLOG):  # ceux que le système gardait encore auront l'adieu aussi
+            if not self.accept(listener):
+                break
 
-    def accept(self, listener: socket.socket) -> None:
+    def accept(self, listener: socket.socket) -> bool:
+        """Accepte un client, ou le refuse ; rend False s'il n'y en a pas."""
         try:
             sock, address = listener.accept()
-        except (BlockingIOError, ConnectionError):
-            return  # reparti avant d'être accepté
+        except ConnectionError:
+            return True  # reparti avant d'être accepté
+        except BlockingIOError:
+            return False
         except OSError as error:  # plus de fichiers, par exemple : cela échouerait sans fin
-            self.report(f"Impossible d'accepter un client : {os.strerror(error.errno)}.")
+            self.report(f"Impossible d'accepter un client : {protocol.explain(error)}.")
             time.sleep(PAUSE_SECONDS)
-            return
+            return False
         host = readable_host(address[0])
         if self.admission.acquire(blocking=False):
             self.start_reader(sock, host)
         else:
             self.report(f"Le serveur est complet : {host} refusé.")
             turn_away(sock)
+        return True
 
     def start_reader(self, sock: socket.socket, host: str) -> None:
         prepare(sock)
@@ -831,7 +844,7 @@ def advice(error: OSError) -> str:
         case errno.EADDRNOTAVAIL:
             return "cette adresse n'est pas celle de cette machine. Choisissez un autre --hote."
         case _:
-            return f"{os.strerror(error.errno)}. Choisissez un autre --hote ou un autre --port."
+            return f"{protocol.explain(error)}. Choisissez un autre --hote ou un autre --port."
 
 
 def open_log(path: str) -> int:
@@ -844,8 +857,8 @@ def open_log(path: str) -> int:
             if os.read(descriptor, 1) != b"\n":
                 os.write(descriptor, b"\n")  # finit la ligne qu'une fin brutale a coupée
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "nom impossible"
-        raise Refused(f"Impossible d'écrire le journal {path} : {reason}.") from None
+        reason = protocol.explain(error)
+        raise Refused(f"Impossible d'écrire le journal {protocol.clean(path)} : {reason}.") from None
     return descriptor
 
 
@@ -875,11 +888,17 @@ def ring_on_signals() -> tuple[socket.socket, socket.socket]:
     bell, button = socket.socketpair()
     button.setblocking(False)
     signal.set_wakeup_fd(button.fileno(), warn_on_full_buffer=False)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows n'a pas SIGHUP
-        if number and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
-            signal.signal(number, lambda *_: None)  # nohup, lui, veut que SIGHUP soit ignoré
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup veut ignorer SIGHUP
+            signal.signal(number, lambda *_: None)
     return bell, button
+
+
+def ignore_signals() -> None:
+    """La fin est en route : un second Ctrl+C, même au dernier instant, n'y change rien."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
 
 
 def parse_options() -> argparse.Namespace:
@@ -919,7 +938,7 @@ def serve(
     postman_thread.start()
     with listener, bell:
         Acceptor(inbox, admission, options.debit).run(listener, bell)
-    signal.set_wakeup_fd(-1)  # les signaux ne font plus rien ; la fin est en route
+    ignore_signals()
 
     deadline = time.monotonic() + END_SECONDS + OUTPUTS_SECONDS
     postman.stop()
@@ -955,12 +974,14 @@ def main() -> int:
     inbox: Inbox = queue.SimpleQueue()
     outputs = Outputs(inbox)  # avant d'ouvrir quoi que ce soit, qui prendrait le numéro 1 ou 2
     try:
-        if options.journal:
+        if options.journal is not None:
             outputs.keep_log(open_log(options.journal))
         listener = open_listener(options.hote, options.port)
     except Refused as reason:
         complain(reason)
         return 1
+    except KeyboardInterrupt:  # pendant la recherche de l'adresse, qui peut durer
+        return 0
     return serve(listener, inbox, outputs, options)
 
 

@@ -43,7 +43,7 @@ def test_un_nom_correct_est_accepte(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "-a", "a b", "a:b", "*", "[x", "a\u034f", "a\ufe0f", "\u3164", "a" * 33, "a\u200db"]
+    "name", ["", "exit", "ＥＸＩＴ", "-a", "a b", "a:b", "*", "[x", "a\u034f", "a\ufe0f", "\u3164", "a" * 33, "a\u200db"]
 )
 def test_un_nom_trompeur_est_refuse(name):
     with pytest.raises(protocol.Refused):
@@ -89,4 +89,4 @@ def test_le_protocole_n_importe_que_du_calcul():
             imported.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module)
-    assert imported == {"argparse", "re", "unicodedata", "collections.abc", "dataclasses"}
+    assert imported == {"argparse", "errno", "re", "unicodedata", "collections.abc", "dataclasses"}

@@ -61,7 +61,11 @@ class Typist:
         )  # fmt: skip
         self.before = termios.tcgetattr(slave)
         self.slave = slave
-        self.seen = ""
+        self.read = b""
+
+    @property
+    def seen(self) -> str:
+        return self.read.decode(errors="replace")
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
@@ -70,7 +74,7 @@ class Typist:
         """Lit l'écran jusqu'à ce que `text` s'y soit écrit."""
         while text not in self.seen:
             assert select.select([self.master], [], [], PATIENCE)[0], self.seen
-            self.seen += os.read(self.master, 65536).decode()
+            self.read += os.read(self.master, 65536)
 
     def end(self) -> int:
         """Attend la fin ; rend le code de sortie une fois le terminal comparé."""
@@ -122,7 +126,7 @@ def test_un_nom_refuse_au_terminal_est_redemande(serveur):
     assert alice.end() == 0
 
 
-def test_un_tube_de_sortie_ferme_finit_sans_bruit(serveur):
+def test_un_tube_de_sortie_ferme_finit_sans_bruit_et_sans_rien_perdre_de_l_entree(serveur):
     server = serveur()
     bob = server.connect("Bob")
     robot = subprocess.Popen(
@@ -133,7 +137,9 @@ def test_un_tube_de_sortie_ferme_finit_sans_bruit(serveur):
     robot.stdout.close()
     assert bob.line() == "* R a rejoint le chat."
     bob.send("un\n")
-    assert bob.line() == "* R a quitté le chat."
-    with robot.stdin, robot.stderr:
+    robot.stdin.write(b"deux\ntrois")
+    robot.stdin.close()
+    assert bob.lines_until("* R a quitté le chat.") == ["R : deux", "R : trois"]
+    with robot.stderr:
         assert robot.stderr.read() == b""
     assert robot.wait(PATIENCE) == 0

@@ -184,14 +184,14 @@ def call_keyboard(connection: Connection) -> None:
     """Fait sortir le thread principal de sa lecture du clavier.
 
     Fermer stdin ou lever une exception ici ne réveille pas input() : seul un signal le
-    fait, et un seul peut se perdre entre deux lectures ; on le répète.
+    fait, et un seul peut se perdre entre deux lectures ; on le répète. Un clavier qui
+    n'attendait que le serveur sort de lui-même.
     """
-    while not connection.keyboard_out.is_set():
+    while not connection.keyboard_out.wait(CALL_SECONDS):
         if not hasattr(signal, "pthread_kill"):  # Windows : rien ne réveille une lecture
             complain(LOST)
             os._exit(1)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
-        connection.keyboard_out.wait(CALL_SECONDS)
 
 
 def listen_to_signals(connection: Connection) -> None:
@@ -316,10 +316,10 @@ def talk(connection: Connection, name: str, screen: Screen) -> int:
     receiver = threading.Thread(
         target=receive_lines, args=(connection, screen), name="receveur", daemon=True
     )
-    receiver.start()
     is_terminal = sys.stdin.isatty()
     is_lost = is_interrupted = False
     try:
+        receiver.start()
         if not enter(connection, name, screen):
             return 1
         set_up_readline()

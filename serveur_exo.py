@@ -605,7 +605,7 @@ class Output:
 
         Greffier seul.
         """
-        while self.waiting and (self.is_file or is_writable(self.descriptor)):
+        while self.waiting and (self.is_file or is_writable([self.descriptor])):
             data = self.waiting[0]
             try:
                 written = os.write(self.descriptor, data if self.is_file else data[:PIPE_BYTES])
@@ -618,9 +618,10 @@ class Output:
                 self.waiting[0] = data[written:]
 
 
-def is_writable(descriptor: int, seconds: float = 0) -> bool:
+def is_writable(descriptors: list[int], seconds: float = 0) -> bool:
+    """Dit si l'un d'eux prend des octets sans bloquer, en attendant `seconds` au plus."""
     try:
-        return bool(select.select([], [descriptor], [], seconds)[1])
+        return bool(select.select([], descriptors, [], seconds)[1])
     except OSError:  # Windows, ou un descripteur fermé : write le dira
         return True
 
@@ -632,23 +633,33 @@ class Clerk:
         self.inbox = inbox  # où signaler une sortie perdue
         self.letters: "queue.SimpleQueue[tuple[Output, bytes] | None]" = queue.SimpleQueue()
         self.blocked: set[Output] = set()  # celles où des lignes attendent ; greffier seul
+        self.is_ending = False  # plus aucune lettre ne viendra ; greffier seul
         self.thread = threading.Thread(target=self.run, name="greffier", daemon=True)
         self.thread.start()
 
     def run(self) -> None:
         """Thread greffier : jusqu'à ce que tout soit écrit après `finish`."""
-        is_ending = False
-        while self.blocked or not is_ending:
-            with contextlib.suppress(queue.Empty):
-                letter = self.letters.get(timeout=BLOCKED_SECONDS if self.blocked else None)
-                if letter is None:
-                    is_ending = True
-                else:
-                    output, data = letter
-                    output.waiting.append(data)
-                    self.blocked.add(output)
+        while self.blocked or not self.is_ending:
+            self.take_letter()
             for output in list(self.blocked):
                 self.write(output)
+
+    def take_letter(self) -> None:
+        """Attend la lettre suivante ou, s'il reste à écrire, la place de le faire."""
+        try:
+            if self.blocked:
+                is_writable([output.descriptor for output in self.blocked], BLOCKED_SECONDS)
+                letter = self.letters.get_nowait()
+            else:
+                letter = self.letters.get()
+        except queue.Empty:
+            return
+        if letter is None:
+            self.is_ending = True
+        else:
+            output, data = letter
+            output.waiting.append(data)
+            self.blocked.add(output)
 
     def write(self, output: Output) -> None:
         try:
@@ -938,7 +949,7 @@ def serve(
     postman_thread.start()
     with listener, bell:
         Acceptor(inbox, admission, options.debit).run(listener, bell)
-    ignore_signals()
+        ignore_signals()  # avant que la sonnette ne ferme
 
     deadline = time.monotonic() + END_SECONDS + OUTPUTS_SECONDS
     postman.stop()

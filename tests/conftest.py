@@ -22,10 +22,11 @@ PATIENCE = 60  # s
 
 
 class Peer:
-    """Un client brut : des octets sur TCP."""
+    """Un bout de connexion brut : des octets sur TCP, lus ligne par ligne."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
-        self.sock = socket.create_connection((host, port), timeout=PATIENCE)
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.sock.settimeout(PATIENCE)
         self.file = self.sock.makefile("rb")
 
     def send(self, data: str | bytes) -> None:
@@ -78,7 +79,7 @@ class Server:
         return self.process.stderr.readline().decode().removesuffix("\n")
 
     def connect(self, name: str = "") -> Peer:
-        peer = Peer(self.port)
+        peer = Peer(socket.create_connection(("127.0.0.1", self.port)))
         self.peers.append(peer)
         return peer.join(name) if name else peer
 

@@ -301,7 +301,8 @@ def test_une_mauvaise_option_rend_2_et_une_seule_ligne(option, capfd, monkeypatc
         (["--hote", ".."], "Choisissez un autre --hote."),
         (["--hote", "nulle-part.invalid"], "Choisissez un autre --hote."),
         (["--hote", "203.0.113.1"], "Choisissez un autre --hote."),
-        (["--journal", "/"], "journal"),
+        (["--journal", ""], "journal"),
+        (["--journal", "/"], "c'est un dossier"),
         (["--journal", "/nulle/part"], "journal"),
     ],
 )
@@ -393,21 +394,22 @@ def test_un_journal_qui_ne_s_ecrit_plus_est_signale_une_fois(serveur):
 
 
 def test_une_console_que_personne_ne_lit_n_arrete_ni_le_chat_ni_la_fin(serveur):
-    server = serveur("--debit", "0", stdout=subprocess.PIPE, patch="s.OUTPUT_BYTES = 100_000")
+    server = serveur("--debit", "0", stdout=subprocess.PIPE, patch="s.OUTPUT_BYTES = 1_000_000")
     alice, bob = server.connect("Alice"), server.connect("Bob")
-    bob.send(f"{'x' * 1000}\n" * 500 + "exit\n")
+    bob.send(f"{'x' * 1000}\n" * 3000 + "exit\n")
     assert alice.line() == "* Bob a rejoint le chat."
-    assert len(alice.lines_until("* Bob a quitté le chat.")) == 500
+    assert len(alice.lines_until("* Bob a quitté le chat.")) == 3000
     # On se met à lire : la ligne qui dit ce qui manque vient d'elle-même.
-    shown = skipped = 0
-    while shown + skipped < 1 + 2 + 500 + 1:  # l'accueil, deux arrivées, les messages, un départ
+    shown = skipped = notices = 0
+    while shown + skipped < 1 + 2 + 3000 + 1:  # l'accueil, deux arrivées, les messages, un départ
         line = server.process.stdout.readline().decode()
         assert line
         if found := re.fullmatch(r"… (\d+) lignes non affichées\.\n", line):
             skipped += int(found[1])
+            notices += 1
         else:
             shown += 1
-    assert skipped
+    assert skipped and notices == 1
     assert server.stop() == 0
 
 
@@ -448,6 +450,29 @@ def test_l_arret_est_annonce_a_tous_sans_annoncer_de_departs(serveur):
     assert server.process.wait(PATIENCE) == 0
     assert server.error() == "Serveur arrêté."
     assert server.console_lines()[-1] == "Bob (127.0.0.1) a rejoint le chat."
+
+
+def test_un_second_ctrl_c_au_dernier_instant_ne_gene_pas(serveur):
+    server = serveur()
+    server.process.send_signal(signal.SIGINT)
+    assert server.error() == "Serveur arrêté."
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(PATIENCE) == 0
+
+
+def test_qui_attendait_encore_d_etre_accepte_a_aussi_l_adieu():
+    listener = serveur_exo.open_listener("127.0.0.1", 0)
+    bell, button = socket.socketpair()
+    inbox = queue.SimpleQueue()
+    with listener, bell, button, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        button.send(b"!")
+        serveur_exo.Acceptor(inbox, threading.BoundedSemaphore(3), 20).run(listener, bell)
+    mails = [inbox.get(timeout=PATIENCE) for _ in range(3)]
+    assert [mail.event for mail in mails] == [serveur_exo.Event.CONNECTED] * 3
+    for mail in mails:
+        mail.client.sock.close()
 
 
 def test_stderr_parle_avant_la_console(serveur):
@@ -493,7 +518,7 @@ def test_qui_ne_donne_pas_de_nom_a_temps_est_ferme(serveur):
 
 @pytest.mark.parametrize("drip", ["x", "\n", " \n"], ids=["sans_fin", "vides", "blanches"])
 def test_qui_envoie_sans_cesse_sauf_un_nom_est_ferme_aussi(serveur, drip):
-    server = serveur("--debit", "0", patch="s.NAME_SECONDS = 0.5")
+    server = serveur(patch="s.NAME_SECONDS = 0.5")
     mute = server.connect()
 
     def pour() -> None:
@@ -700,7 +725,7 @@ def test_un_facteur_qui_meurt_arrete_le_serveur():
 def test_ipv6_marche(serveur):
     server = serveur("--hote", "::1")
     assert server.listening == f"Écoute sur [::1]:{server.port} (Ctrl+C pour arrêter)."
-    peer = Peer(server.port, "::1").join("Alice")
+    peer = Peer(socket.create_connection(("::1", server.port))).join("Alice")
     peer.close()
 
 

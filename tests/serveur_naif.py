@@ -1,19 +1,13 @@
-"""La solution habituelle de l'exercice, pour comparer : À NE PAS IMITER.
-
-Elle marche quand on l'essaie seul et se défait en classe (tests/test_pieges.py le montre) :
-un recv y vaut un message ; le nom et le premier message se collent ; un caractère coupé tue le
-thread ; une fermeture propre tourne à 100 % de processeur ; la liste change pendant qu'on la
-parcourt ; qui ne lit plus bloque tout le monde ; un client mort tue le thread d'un autre ; une
-connexion coupée net arrête l'accueil ; le thread démarre avant que son client soit inscrit ; les
-noms ne sont pas vérifiés ; l'écoute se fait sur toutes les interfaces.
+"""La solution habituelle de l'exercice, pour comparer : À NE PAS IMITER. Un recv y vaut un message,
+nom compris ; un caractère coupé, un client mort, une coupure nette y tuent un thread ou l'accueil ;
+une fin de flux tourne sans fin ; la liste change en plein parcours ; un bloqué bloque tout le monde.
 """
 
 import socket
 import sys
 import threading
 
-clients = []
-names = {}
+clients, names = [], {}
 
 
 def broadcast(message, sender=None):

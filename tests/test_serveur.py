@@ -11,7 +11,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import termios
 import threading
 from pathlib import Path
@@ -422,8 +421,7 @@ def test_un_tube_plein_n_empeche_pas_de_finir(serveur):
     assert server.error() == "Serveur arrêté."
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_un_terminal_fige_par_ctrl_s_n_arrete_ni_le_chat_ni_la_fin(serveur, number):
+def test_un_terminal_fige_par_ctrl_s_n_arrete_ni_le_chat_ni_la_fin(serveur):
     master, terminal = pty.openpty()
     server = serveur(stdout=terminal)
     alice, bob = server.connect("Alice"), server.connect("Bob")
@@ -431,20 +429,21 @@ def test_un_terminal_fige_par_ctrl_s_n_arrete_ni_le_chat_ni_la_fin(serveur, numb
     termios.tcflow(terminal, termios.TCOOFF)
     alice.send("Bonjour\n")
     assert bob.line() == "Alice : Bonjour"
-    assert server.stop(number) == 0
+    assert server.stop() == 0
     assert server.error() == "Serveur arrêté."
     os.close(terminal)
     os.close(master)
 
 
-def test_l_arret_est_annonce_a_tous_sans_annoncer_de_departs(serveur):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_l_arret_est_annonce_a_tous_sans_annoncer_de_departs(serveur, number):
     server = serveur()
     alice, bob, mute = server.connect("Alice"), server.connect("Bob"), server.connect()
     assert alice.line() == "* Bob a rejoint le chat."
     mute.send("*\n")
     assert mute.line().startswith("! ")  # il est donc accepté
-    server.process.send_signal(signal.SIGINT)
-    server.process.send_signal(signal.SIGINT)  # un second Ctrl+C ne gêne pas
+    server.process.send_signal(number)
+    server.process.send_signal(number)  # un second Ctrl+C ne gêne pas
     for peer in (alice, bob, mute):
         assert [peer.line(), peer.line()] == ["* Le serveur s'arrête.", ""]
     assert server.process.wait(PATIENCE) == 0
@@ -475,17 +474,16 @@ def test_qui_attendait_encore_d_etre_accepte_a_aussi_l_adieu():
         mail.client.sock.close()
 
 
-def test_stderr_parle_avant_la_console(serveur):
-    with tempfile.TemporaryFile() as both:
-        program = "import sys, serveur_exo as s; sys.exit(s.main())"
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, "--port", "0"], cwd=ROOT, stdout=both, stderr=both
-        )
-        while both.seek(0) or b"connexions" not in (written := both.read()):
-            assert process.poll() is None
+def test_stderr_parle_avant_la_console():
+    process = subprocess.Popen(
+        [sys.executable, "serveur_exo.py", "--port", "0"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    with process.stdout as both:
+        assert both.readline().decode().startswith("Écoute sur ")
+        assert both.readline().decode() == "Serveur en attente de connexions...\n"
         process.terminate()
         assert process.wait(PATIENCE) == 0
-        assert [line[:7] for line in written.decode().splitlines()] == ["Écoute ", "Serveur"]
 
 
 def test_une_sortie_fermee_des_le_depart_ne_gene_pas(serveur):
@@ -746,3 +744,11 @@ def test_la_limite_de_fichiers_borne_les_clients_et_le_dit(serveur):
     answers = [peer.line() for peer in peers]
     assert [answer.startswith("* Bienvenue") for answer in answers] == [True] * 18 + [False] * 2
     assert answers[-1] == "! Le serveur est complet, réessayez plus tard."
+
+
+def test_le_banc_d_essai_rapide_trouve_tout_juste():
+    result = subprocess.run(
+        [sys.executable, "tests/banc_essai.py", "--rapide"],
+        cwd=ROOT, capture_output=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"juste\n", b"")

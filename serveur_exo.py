@@ -305,12 +305,11 @@ def read_client(client: Client, inbox: Inbox, rate: int) -> None:
     buffer, allowance = protocol.LineBuffer(), Allowance(rate)
     try:
         while data := client.sock.recv(RECV_BYTES):
+            if client.leaving:
+                continue  # lu et jeté : des octets non lus feraient perdre l'au revoir
             buffer.feed(data)
             while not client.leaving and (lines := buffer.take(allowance.lines())):
                 hand_over(lines, client, inbox, allowance)
-            if client.leaving:
-                discard_rest(client.sock)
-                return
         hand_over(buffer.take_last(), client, inbox, allowance)
     except TimeoutError:  # ni accusé de réception ni réponse aux sondes
         inbox.put(Mail(Event.REPORT, text=f"{client.name} ({client.host}) ne répond plus."))
@@ -332,12 +331,6 @@ def hand_over(lines: list[bytes], client: Client, inbox: Inbox, allowance: Allow
         client.sock.getpeername()
     client.mail_slot.acquire()
     inbox.put(Mail(Event.LINES, client, lines))
-
-
-def discard_rest(sock: socket.socket) -> None:
-    """Lit jusqu'à la fin sans rien garder : des octets non lus feraient perdre l'au revoir."""
-    while sock.recv(RECV_BYTES):
-        pass
 
 
 # --- La vie d'un client : ce qu'il reçoit --------------------------------------

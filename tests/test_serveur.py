@@ -218,6 +218,13 @@ def test_tous_la_console_et_le_journal_ont_le_meme_ordre(serveur, tmp_path):
     assert [line.split(" ", 1)[1] for line in logged] == server.console_lines()[1:]
 
 
+def test_l_au_revoir_est_suivi_de_la_fermeture_sans_que_le_client_ferme(serveur):
+    server = serveur(patch=f"s.FAREWELL_SECONDS = {10 * PATIENCE}")
+    alice = server.connect("Alice")
+    alice.send("exit\nencore\n")
+    assert [alice.line(), alice.line()] == ["* Au revoir, Alice.", ""]
+
+
 def test_mille_lignes_en_un_envoi_arrivent_toutes(serveur):
     server = serveur("--debit", "0")
     alice, bob = server.connect("Alice"), server.connect()
@@ -240,12 +247,18 @@ def test_un_caractere_coupe_entre_deux_envois_arrive_entier(serveur):
     assert alice.line() == "Bob : é"
 
 
-def test_un_bavard_est_freine_sans_rien_perdre(serveur):
+def test_un_bavard_est_freine_sans_rien_perdre_ni_gener_les_autres(serveur):
     server = serveur(patch="s.BURST_LINES = 5")
     alice, bob = server.connect("Alice"), server.connect("Bob")
     assert alice.line() == "* Bob a rejoint le chat."
     bob.send("".join(f"{n}\n" for n in range(30)))
-    assert [alice.line() for _ in range(30)] == [f"Bob : {n}" for n in range(30)]
+    seen = [alice.line()]
+    alice.send("/liste\n")
+    seen += [alice.line() for _ in range(30)]
+    answer = seen.index("* Connectés (2) : Alice, Bob")
+    assert answer < 30  # Alice n'a pas attendu que Bob ait fini
+    del seen[answer]
+    assert seen == [f"Bob : {n}" for n in range(30)]
 
 
 def test_d_un_bavard_coupe_net_le_reste_est_jete(serveur):
@@ -495,6 +508,15 @@ def test_une_sortie_fermee_des_le_depart_ne_gene_pas(serveur):
     assert server.stop() == 0
 
 
+def test_stderr_parle_encore_quand_la_console_est_un_tube_plein(serveur):
+    server = serveur("--debit", "0", "--max-clients", "2", stdout=subprocess.PIPE)
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    bob.send(f"{'x' * 1000}\n" * 500 + "/liste\n")
+    assert bob.line() == "* Connectés (2) : Alice, Bob"
+    server.connect()
+    assert server.error() == "Le serveur est complet : 127.0.0.1 refusé."
+
+
 def test_une_console_fermee_est_signalee_une_fois(serveur):
     server = serveur(stdout=subprocess.PIPE)
     server.process.stdout.close()
@@ -536,7 +558,7 @@ def test_qui_envoie_sans_cesse_sauf_un_nom_est_ferme_aussi(serveur, drip):
 
 def test_un_nom_donne_a_temps_n_est_plus_presse(serveur):
     server = serveur(patch="s.NAME_SECONDS = 0.2")
-    mute, alice = server.connect(), server.connect("Alice")
+    alice, mute = server.connect("Alice"), server.connect()
     assert mute.line().startswith("! Pas de nom")
     assert alice.barrier() == "* Connectés (1) : Alice"
 

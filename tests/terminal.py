@@ -9,12 +9,12 @@ import os
 import pty
 import re
 import select
-import signal
 import struct
 import subprocess
 import sys
 import termios
 import unicodedata
+from collections.abc import Callable
 
 from conftest import PATIENCE, ROOT
 
@@ -174,8 +174,18 @@ class Typist:
     def resize(self, width: int, height: int) -> None:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
-    def kill(self, number: int = signal.SIGTERM) -> None:
-        self.process.send_signal(number)
+    def insist(self, act: Callable[[], None], text: str) -> None:
+        """Recommence `act` jusqu'à voir `text`, comme on le ferait devant l'écran.
+
+        Un signal qui arrive juste avant que readline attende ne se voit qu'au suivant.
+        """
+        for _ in range(PATIENCE):
+            act()
+            while text not in self.seen and select.select([self.master], [], [], 1)[0]:
+                self.read += os.read(self.master, 65536)
+            if text in self.seen:
+                return
+        raise AssertionError(self.seen)
 
     def end(self) -> int:
         """Attend la fin ; rend le code de sortie, le terminal étant comme avant."""

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -130,6 +131,15 @@ def test_sans_option_la_premiere_ligne_du_tube_est_le_nom(serveur):
     assert PROMPT not in result.stdout.decode()
 
 
+def test_exit_finit_l_entree_des_la_premiere_ligne(serveur):
+    server = serveur()
+    alice = server.connect("Alice")
+    result = run_client("--port", str(server.port), "--nom", "Robot", text="exit\nperdu\n")
+    assert result.returncode == 0
+    assert alice.line() == "* Robot a rejoint le chat."
+    assert alice.line() == "* Robot a quitté le chat."
+
+
 def test_toutes_les_lignes_recues_sont_gardees(serveur):
     server = serveur("--debit", "0")
     alice = server.connect("Alice")
@@ -224,7 +234,8 @@ def test_un_tube_interrompu_rend_1_et_le_dit(faux_serveur, number):
     robot.stdin.write(b"un\n")
     robot.stdin.flush()
     assert peer.line() == "un"
-    robot.send_signal(number)
+    while not select.select([peer.sock], [], [], 0.5)[0]:  # une lecture qui commence le perdrait
+        robot.send_signal(number)
     assert [peer.line(), peer.line()] == ["", "exit"]
     assert finish(robot) == (1, "Interrompu : tout n'est peut-être pas arrivé.\n")
     peer.close()
@@ -351,8 +362,7 @@ def test_chaque_facon_de_partir_rend_0_et_le_terminal(serveur, taper, keys):
     bob = server.connect("Bob")
     alice = taper("--port", str(server.port), "--nom", "Alice")
     alice.wait_for(PROMPT)
-    alice.type(keys)
-    alice.wait_for(PARTED)
+    alice.insist(lambda: alice.type(keys), PARTED)
     assert alice.end() == 0
     assert bob.line() == "* Alice a rejoint le chat."
     assert bob.line() == "* Alice a quitté le chat."
@@ -361,8 +371,7 @@ def test_chaque_facon_de_partir_rend_0_et_le_terminal(serveur, taper, keys):
 def test_kill_rend_le_terminal_et_quitte_le_chat(serveur, taper):
     alice = taper("--port", str(serveur().port), "--nom", "Alice")
     alice.wait_for(PROMPT)
-    alice.kill(signal.SIGTERM)
-    alice.wait_for(PARTED)
+    alice.insist(alice.process.terminate, PARTED)
     assert alice.end() == 0
 
 
@@ -370,8 +379,7 @@ def test_kill_rend_le_terminal_et_quitte_le_chat(serveur, taper):
 def test_partir_avant_de_donner_un_nom_rend_0(taper, keys):
     alice = taper("--port", "1")
     alice.wait_for("Entrez votre nom : ")
-    alice.type(keys)
-    alice.wait_for(PARTED)
+    alice.insist(lambda: alice.type(keys), PARTED)
     assert alice.end() == 0
 
 
@@ -386,16 +394,15 @@ def test_un_serveur_muet_au_depart_n_est_attendu_qu_un_moment(faux_serveur, tape
     peer.close()
 
 
-def test_un_second_ctrl_c_finit_sans_attendre(faux_serveur, taper):
+def test_ctrl_c_pendant_l_au_revoir_finit_sans_attendre(faux_serveur, taper):
     alice = taper(
         "--port", faux_serveur.port, "--nom", "Alice", patch=f"c.GOODBYE_SECONDS = {10 * PATIENCE}"
     )
     peer = faux_serveur.admit()
     alice.wait_for(PROMPT)
-    alice.type("\x03")
+    alice.type("exit\r")
     assert [peer.line(), peer.line()] == ["", "exit"]
-    alice.type("\x03")
-    alice.wait_for(PARTED)
+    alice.insist(lambda: alice.type("\x03"), PARTED)
     peer.close()
     assert alice.end() == 0
 
@@ -520,12 +527,14 @@ def test_fleche_haut_et_ctrl_r_survivent_a_une_ligne(conversation):
     alice, server = conversation()
     alice.type("premier\rsecond\r")
     assert [server.line(), server.line()] == ["premier", "second"]
+    alice.wait_for(PROMPT, times=3)
     alice.type("\x1b[A\x1b[A")
     alice.wait_for_rows(f"{PROMPT}premier")
     server.send("Bob : un\n")
     alice.wait_for_rows("Bob : un", f"{PROMPT}premier")
     alice.type("\r")
     assert server.line() == "premier"
+    alice.wait_for(PROMPT, times=4)
     alice.type("\x12sec")
     alice.wait_for("second", times=3)
     server.send("Bob : deux\n")

@@ -649,7 +649,7 @@ class Clerk:
             return
         if letter is None:
             self.is_ending = True
-        else:
+        elif not letter[0].is_broken:  # confiée avant qu'on le sache : signalée une fois suffit
             output, data = letter
             output.waiting.append(data)
             self.blocked.add(output)

@@ -508,6 +508,19 @@ def test_une_sortie_fermee_des_le_depart_ne_gene_pas(serveur):
     assert server.stop() == 0
 
 
+def test_une_sortie_perdue_n_est_signalee_qu_une_fois_meme_s_il_restait_des_lettres():
+    reading, writing = os.pipe()
+    os.close(reading)
+    inbox = queue.SimpleQueue()
+    clerk = serveur_exo.Clerk(inbox)
+    output = serveur_exo.Output(writing, "la console", clerk)
+    for _ in range(3):
+        output.hand_over("Alice a rejoint le chat.\n".encode())
+    clerk.finish(PATIENCE)
+    os.close(writing)
+    assert inbox.qsize() == 1
+
+
 def test_stderr_parle_encore_quand_la_console_est_un_tube_plein(serveur):
     server = serveur("--debit", "0", "--max-clients", "2", stdout=subprocess.PIPE)
     alice, bob = server.connect("Alice"), server.connect("Bob")

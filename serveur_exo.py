@@ -601,7 +601,7 @@ class Output:
         while self.waiting and (self.is_file or is_writable([self.descriptor])):
             data = self.waiting[0]
             try:
-                written = os.write(self.descriptor, data if self.is_file else data[:PIPE_BYTES])
+                written = os.write(self.descriptor, next_piece(data))
             except BlockingIOError:  # un descripteur non bloquant, hérité tel quel
                 return
             self.written_bytes += written
@@ -609,6 +609,16 @@ class Output:
                 self.waiting.popleft()
             else:
                 self.waiting[0] = data[written:]
+
+
+def next_piece(data: bytes) -> bytes:
+    """Rend le début de `data` à écrire d'un coup, en fin de ligne s'il se peut.
+
+    Un tube « prêt » n'en prend pas plus sans bloquer, et un kill -9 qui interrompt une grande
+    écriture en laisserait une partie : des lignes entières n'y sont presque jamais coupées.
+    """
+    end = data.rfind(b"\n", 0, PIPE_BYTES) + 1
+    return data[: end or PIPE_BYTES]
 
 
 def is_writable(descriptors: list[int], seconds: float = 0) -> bool:

@@ -371,7 +371,7 @@ def test_le_journal_continue_un_fichier_laisse_inacheve(serveur, tmp_path):
     assert all(line[0] == "[" for line in server.console_lines()[1:])
 
 
-def test_apres_un_kill_le_journal_n_a_que_des_lignes_entieres(serveur, tmp_path):
+def test_apres_un_kill_le_journal_a_ses_lignes_sans_trou_et_se_continue(serveur, tmp_path):
     log = tmp_path / "journal.txt"
     server = serveur("--journal", str(log), "--debit", "0")
     alice, bob = server.connect("Alice"), server.connect("Bob")
@@ -381,9 +381,13 @@ def test_apres_un_kill_le_journal_n_a_que_des_lignes_entieres(serveur, tmp_path)
     server.process.kill()
     server.process.wait()
     *lines, rest = log.read_text(encoding="utf-8").split("\n")
-    assert rest == ""
     numbers = [int(line.split()[3]) for line in lines[2:]]
-    assert numbers == list(range(len(numbers)))
+    assert numbers == list(range(len(numbers))) and numbers
+    carole = serveur("--journal", str(log)).connect("Carole")
+    while not log.read_text(encoding="utf-8").endswith(" Carole (127.0.0.1) a rejoint le chat.\n"):
+        assert carole.barrier()
+    again = log.read_text(encoding="utf-8").splitlines()[:-1]
+    assert again == lines + ([rest] if rest else [])
 
 
 def test_le_journal_est_ecrit_a_chaque_tournee(serveur, tmp_path):

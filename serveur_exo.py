@@ -14,8 +14,8 @@ Chaque thread a un seul métier, et ils ne partagent rien : ils s'envoient du co
     facteur     un seul : ouvre le courrier, applique les règles du salon, envoie
     greffiers   deux au plus : écrivent la console et le journal
 
-Le facteur touche seul au salon, envoie seul, ferme seul. Il n'y a donc aucun
-verrou à nous ici, et tous les clients voient les lignes dans le même ordre.
+Le facteur touche seul au salon, envoie seul, ferme seul. Aucun verrou ne garde donc
+les données, et tous les clients voient les lignes dans le même ordre.
 """
 
 import argparse
@@ -732,9 +732,7 @@ class Outputs:
 class Acceptor:
     """Le thread principal : accepte les clients et donne un lecteur à chacun."""
 
-    def __init__(
-        self, inbox: Inbox, admission: threading.BoundedSemaphore, rate: int
-    ) -> None:
+    def __init__(self, inbox: Inbox, admission: threading.BoundedSemaphore, rate: int) -> None:
         self.inbox = inbox
         self.admission = admission  # une place, qu'il prend sans attendre pour chaque client
         self.rate = rate

@@ -20,6 +20,10 @@ sys.path.insert(0, str(ROOT))
 
 PATIENCE = 60  # s
 
+# Lancé en arrière-plan (« pytest & »), un programme hérite d'un Ctrl+C ignoré, et ceux qu'il
+# lance aussi.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Peer:
     """Un bout de connexion brut : des octets sur TCP, lus ligne par ligne."""

@@ -7,15 +7,15 @@
     nc 127.0.0.1 12345          (tapez un nom, puis des messages)
     nc 127.0.0.1 12345
 
-Chaque thread a un seul métier, et ils ne partagent rien : ils s'envoient du courrier.
+Chaque thread a un métier, et ils s'envoient du courrier au lieu de partager des données.
 
     accepteur   le thread principal : accepte, et lance un lecteur par client
     lecteur     un par client : recv, lignes entières, courrier
     facteur     un seul : ouvre le courrier, applique les règles du salon, envoie
     greffiers   deux au plus : écrivent la console et le journal
 
-Le facteur touche seul au salon, envoie seul, ferme seul. Aucun verrou ne garde donc
-les données, et tous les clients voient les lignes dans le même ordre.
+Une seule tournée a lieu à la fois, et elle seule touche au salon, envoie et ferme : tous
+les clients voient donc les lignes dans le même ordre. Elle n'attend jamais personne.
 """
 
 import argparse
@@ -50,6 +50,7 @@ DEFAULT_MAX_CLIENTS = 1000
 SPARE_FILES = 32  # fichiers ouverts que le serveur garde pour lui
 
 RECV_BYTES = 64 * 1024  # octets par recv : plusieurs lignes d'un coup, donc moins d'appels
+QUIET_RECV_BYTES = 2048  # octets, pour qui parle peu : recv réserve cette place tant qu'il attend
 RECEIVE_BUFFER = 64 * 1024  # octets gardés par le système : un bavard freiné en laisse peu
 LINES_PER_MAIL = 512  # lignes : borne le travail, et donc la mémoire, d'un courrier
 ROUND_BYTES = 256 * 1024  # octets par tournée : chacun peut en garder une copie
@@ -92,6 +93,7 @@ PIPE_BYTES = getattr(select, "PIPE_BUF", 512)  # octets qu'un tube « prêt » p
 
 class Event(enum.Enum):
     CONNECTED = "un client est là, sans nom encore"
+    TICK = "rien : il reste à envoyer"
     NO_THREAD = "le système n'a pas pu donner de lecteur à ce client"
     LINES = "des lignes entières d'un client"
     GONE = "la connexion d'un client est finie : son lecteur s'arrête"
@@ -100,7 +102,7 @@ class Event(enum.Enum):
 
 
 class Mail(NamedTuple):
-    """Un courrier pour le facteur : n'importe quel thread le poste, lui seul l'ouvre."""
+    """Un courrier pour le facteur : n'importe quel thread le poste, une tournée l'ouvre."""
 
     event: Event
     client: "Client | None" = None
@@ -109,7 +111,7 @@ class Mail(NamedTuple):
 
 
 # La boîte du facteur. Elle n'a pas de borne à elle : chaque client n'y a jamais qu'un
-# courrier de lignes à la fois (Client.mail_slot).
+# courrier à la fois (Client.mail_slot).
 Inbox: TypeAlias = "queue.SimpleQueue[Mail]"
 
 
@@ -117,13 +119,13 @@ class Client:
     """Un client vu du serveur. Chaque champ dit qui a le droit d'y écrire."""
 
     def __init__(self, sock: socket.socket, host: str) -> None:
-        self.sock = sock  # son lecteur y lit ; le facteur y envoie et le ferme
+        self.sock = sock  # son lecteur y lit ; la tournée y envoie et le ferme
         self.host = host  # jamais modifié
         self.name_by = time.monotonic() + NAME_SECONDS  # jamais modifié
-        # Pris par le lecteur avant de poster des lignes, rendu par le facteur qui les ouvre :
-        # qui envoie trop vite attend là, puis TCP le freine.
+        # Pris avant de poster un courrier de ce client, rendu par la tournée qui l'ouvre : qui
+        # envoie trop vite attend là, puis TCP le freine.
         self.mail_slot = threading.Lock()
-        # Le facteur seul écrit les champs suivants ; le lecteur n'en lit que deux,
+        # La tournée seule écrit les champs suivants ; le lecteur n'en lit que deux,
         # name et leaving, qui ne changent qu'une fois.
         self.name: str | None = None  # None tant qu'aucun nom n'est admis
         self.refusals = 0  # noms refusés
@@ -142,7 +144,7 @@ class Client:
 
 
 class Room:
-    """Qui est là, et ce que chaque ligne y fait. Le facteur seul s'en sert."""
+    """Qui est là, et ce que chaque ligne y fait. La tournée seule s'en sert."""
 
     def __init__(self) -> None:
         self.members: dict[str, Client] = {}  # name_key(nom) → client admis
@@ -300,26 +302,31 @@ class Allowance:
         return max(0, -self.tokens / self.rate)
 
 
-def read_client(client: Client, inbox: Inbox, rate: int) -> None:
+def read_client(client: Client, postman: "Postman", rate: int) -> None:
     """Thread lecteur : de la connexion d'un client à sa fin."""
     buffer, allowance = protocol.LineBuffer(), Allowance(rate)
+    size = QUIET_RECV_BYTES
     try:
-        while data := client.sock.recv(RECV_BYTES):
+        while data := client.sock.recv(size):
             if client.leaving:
                 continue  # lu et jeté : des octets non lus feraient perdre l'au revoir
+            size = QUIET_RECV_BYTES if len(data) < QUIET_RECV_BYTES else RECV_BYTES
             buffer.feed(data)
             while not client.leaving and (lines := buffer.take(allowance.lines())):
-                hand_over(lines, client, inbox, allowance)
-        hand_over(buffer.take_last(), client, inbox, allowance)
+                hand_over(lines, client, postman, allowance)
+        hand_over(buffer.take_last(), client, postman, allowance)
     except TimeoutError:  # ni accusé de réception ni réponse aux sondes
-        inbox.put(Mail(Event.REPORT, text=f"{client.name} ({client.host}) ne répond plus."))
+        report = f"{client.name} ({client.host}) ne répond plus."
+        postman.inbox.put(Mail(Event.REPORT, text=report))
     except OSError:
         pass  # connexion coupée net : elle est finie, comme les autres
     finally:
-        inbox.put(Mail(Event.GONE, client))
+        postman.inbox.put(Mail(Event.GONE, client))
 
 
-def hand_over(lines: list[bytes], client: Client, inbox: Inbox, allowance: Allowance) -> None:
+def hand_over(
+    lines: list[bytes], client: Client, postman: "Postman", allowance: Allowance
+) -> None:
     """Transmet des lignes au facteur, au débit permis ; lève OSError si le client est coupé."""
     if not lines:
         return
@@ -330,14 +337,18 @@ def hand_over(lines: list[bytes], client: Client, inbox: Inbox, allowance: Allow
         # des heures. getpeername échoue dès que la connexion n'existe plus.
         client.sock.getpeername()
     client.mail_slot.acquire()
-    inbox.put(Mail(Event.LINES, client, lines))
+    postman.bring(Mail(Event.LINES, client, lines))
 
 
 # --- La vie d'un client : ce qu'il reçoit --------------------------------------
 
 
 class Postman:
-    """Le facteur : un seul thread, seul à toucher au salon, à envoyer et à fermer."""
+    """Le facteur : il fait des tournées, qui seules touchent au salon, envoient et ferment.
+
+    Une tournée n'attend personne : son verrou se rend donc aussitôt, quoi que fassent les
+    clients. C'est ce qui manque au dictionnaire gardé par un verrou, où l'on envoie sous lui.
+    """
 
     def __init__(
         self,
@@ -345,9 +356,15 @@ class Postman:
         admission: threading.BoundedSemaphore,
         outputs: "Outputs",
         with_stamps: bool,
+        button: socket.socket,
     ) -> None:
         self.inbox = inbox  # par où tous les autres threads lui parlent
-        self.admission = admission  # une place, qu'il rend quand il ferme un client
+        self.button = button  # pour arrêter le serveur
+        self.is_asleep = False  # écrit par le thread facteur : il attend du courrier
+        self.is_stopping = False  # écrit par l'accepteur, une fois
+        self.has_failed = False  # arrêté par un défaut ; lu par l'accepteur à la fin
+        self.round_lock = threading.Lock()  # tenu le temps d'une tournée ; garde tout ce qui suit
+        self.admission = admission  # une place, rendue quand un client est fermé
         self.outputs = outputs
         self.with_stamps = with_stamps
         self.room = Room()
@@ -356,61 +373,89 @@ class Postman:
         self.unnamed: dict[Client, None] = {}  # ceux dont on attend le nom
         self.late: set[Client] = set()  # ceux que l'on attend
         self.is_idle = True  # rien à faire avant le prochain courrier
-        self.is_stopping = False  # écrit par l'accepteur, une fois
-        self.has_failed = False  # arrêté par un défaut ; lu par l'accepteur à la fin
 
-    def run(self, button: socket.socket) -> None:
+    def run(self) -> None:
         """Thread facteur : des tournées jusqu'à l'arrêt, puis la fermeture."""
-        try:
-            while not self.is_stopping:
-                self.make_round()
+        patience = None
+        while not self.is_stopping:
+            mail = self.wait_for_mail(patience)
+            with self.round_lock:
+                self.make_round(mail)
+                patience = self.patience()
+        with self.round_lock:
             self.close_everything()
-        except BaseException:
-            self.has_failed = True
-            button.send(b"!")  # un serveur sans facteur serait sourd : qu'il s'arrête
-            raise
 
     def stop(self) -> None:
         """Demande l'arrêt, sans l'attendre. Accepteur seul."""
         self.is_stopping = True
         self.inbox.put(Mail(Event.STOP))  # réveille le facteur, qui dort peut-être
 
-    def make_round(self) -> None:
-        """Une tournée : ouvrir le courrier, distribuer, afficher."""
+    def bring(self, mail: Mail) -> None:
+        """Apporte les lignes d'un client. Son lecteur seul.
+
+        Si le facteur dort, le lecteur fait la tournée à sa place : dans un salon calme,
+        réveiller un autre thread coûterait plus cher qu'elle.
+        """
+        is_calm = self.is_asleep and self.inbox.empty() and not self.late
+        if is_calm and self.round_lock.acquire(blocking=False):
+            try:
+                self.make_round(mail)
+                if not self.is_idle:
+                    self.inbox.put(Mail(Event.TICK))
+            finally:
+                self.round_lock.release()
+        else:
+            self.inbox.put(mail)
+
+    def wait_for_mail(self, patience: float | None) -> Mail | None:
+        """Rend le courrier suivant, ou None s'il n'en vient pas en `patience` secondes."""
         if self.late:
             time.sleep(TICK_SECONDS)  # le courrier attend qu'ils aient tout pris
-        else:
-            self.open_mail()
-            self.dismiss_the_unnamed()
-        self.deliver()
-        self.outputs.show(self.room.take_news(), self.room.stamp)
-
-    def open_mail(self) -> None:
-        """Ouvre ce qui est arrivé, dans la limite d'une tournée ; attend s'il n'y a rien."""
+            return None
+        self.is_asleep = True
         try:
-            mail = self.inbox.get(timeout=self.patience())
+            return self.inbox.get(timeout=patience)
         except queue.Empty:
-            return
-        self.room.start_round(time.strftime("[%H:%M] ") if self.with_stamps else "")
-        self.open(mail)
-        for _ in range(self.inbox.qsize()):
-            if self.room.posted_bytes >= ROUND_BYTES:
-                return
-            self.open(self.inbox.get_nowait())
+            return None
+        finally:
+            self.is_asleep = False
 
     def patience(self) -> float | None:
         """Rend les secondes pendant lesquelles attendre du courrier (None : sans limite)."""
-        if not self.is_idle or self.is_stopping:
+        if not self.is_idle:
             return TICK_SECONDS
         if self.unnamed:
             return max(0, next(iter(self.unnamed)).name_by - time.monotonic())
         return None
+
+    def make_round(self, mail: Mail | None) -> None:
+        """Une tournée : ouvrir le courrier, distribuer, afficher. Qui tient round_lock seul."""
+        try:
+            if mail:
+                self.open_mail(mail)
+            self.dismiss_the_unnamed()
+            self.deliver()
+            self.outputs.show(self.room.take_news(), self.room.stamp)
+        except BaseException:
+            self.has_failed = True
+            self.button.send(b"!")  # un serveur sans facteur serait sourd : qu'il s'arrête
+            raise
+
+    def open_mail(self, mail: Mail) -> None:
+        """Ouvre un courrier, et ceux qui le suivent dans la limite d'une tournée."""
+        self.room.start_round(time.strftime("[%H:%M] ") if self.with_stamps else "")
+        self.open(mail)
+        for _ in range(self.inbox.qsize()):
+            if self.late or self.room.posted_bytes >= ROUND_BYTES:
+                return
+            self.open(self.inbox.get_nowait())
 
     def open(self, mail: Mail) -> None:
         client = mail.client
         match mail.event:
             case Event.CONNECTED:
                 self.clients[client] = self.unnamed[client] = None
+                client.mail_slot.release()
             case Event.NO_THREAD:
                 client.post(FULL_LINE)
                 client.leaving = client.gone = True
@@ -451,7 +496,7 @@ class Postman:
             sent = len(data)
             shut(client.sock, socket.SHUT_RDWR)
         client.outbox = [data[sent:]] if sent < len(data) else []
-        if not client.leaving:
+        if (client.outbox or self.late) and not client.leaving:
             self.watch_delay(client, len(data) - sent)
 
     def watch_delay(self, client: Client, behind: int) -> None:
@@ -504,7 +549,7 @@ class Postman:
     def close_everything(self) -> None:
         """Prévient chacun que le serveur s'arrête, et ferme, en END_SECONDS au plus."""
         self.late.clear()
-        self.make_round()  # ce qui est déjà lu part encore
+        self.make_round(self.wait_for_mail(0))  # ce qui est déjà lu part encore
         self.unnamed.clear()
         self.room.members.clear()  # plus de salon : personne ne verra partir les autres
         deadline = time.monotonic() + END_SECONDS
@@ -515,7 +560,7 @@ class Postman:
                     client.leaving = True
                     client.closing_by = time.monotonic() + LAST_SECONDS
             self.late.clear()  # on n'attend plus personne
-            self.make_round()
+            self.make_round(self.wait_for_mail(TICK_SECONDS))
 
 
 def send_now(sock: socket.socket, data: bytes) -> int:
@@ -552,7 +597,7 @@ class Output:
         self.descriptor = descriptor
         self.label = label  # comment la nommer à l'exploitant
         self.clerk = clerk  # celui qui y écrit
-        # Le facteur seul écrit les deux champs suivants, le greffier seul les trois d'après.
+        # La tournée seule écrit les deux champs suivants, le greffier seul les trois d'après.
         self.handed_bytes = 0  # confiés au greffier depuis le début
         self.skipped_lines = 0  # pas encore signalées
         self.waiting: collections.deque[bytes] = collections.deque()
@@ -564,7 +609,7 @@ class Output:
             self.is_file, self.is_broken = False, True
 
     def put(self, lines: list[str]) -> None:
-        """Confie des lignes (str sans fin de ligne) ; n'attend jamais. Facteur seul."""
+        """Confie des lignes (str sans fin de ligne) ; n'attend jamais. Tournée seule."""
         if self.is_broken or not lines:
             return
         self.report_skipped()
@@ -577,7 +622,7 @@ class Output:
     def report_skipped(self) -> bool:
         """Dit sur place, s'il y a la place, combien de lignes manquent ; rend True s'il en reste.
 
-        Facteur seul. On attend que la moitié soit libre : sinon chaque tournée sautée aurait
+        Tournée seule. On attend que la moitié soit libre : sinon chaque tournée sautée aurait
         son annonce, bien plus courte qu'elle.
         """
         if self.skipped_lines and self.has_room(OUTPUT_BYTES // 2):
@@ -685,7 +730,7 @@ def loss_report(output: Output, reason: str) -> str:
 
 
 class Outputs:
-    """Où va ce que l'exploitant doit voir. Le facteur seul s'en sert, tant qu'il vit."""
+    """Où va ce que l'exploitant doit voir. La tournée seule s'en sert, tant que le facteur vit."""
 
     def __init__(self, inbox: Inbox) -> None:
         self.inbox = inbox
@@ -732,8 +777,11 @@ class Outputs:
 class Acceptor:
     """Le thread principal : accepte les clients et donne un lecteur à chacun."""
 
-    def __init__(self, inbox: Inbox, admission: threading.BoundedSemaphore, rate: int) -> None:
-        self.inbox = inbox
+    def __init__(
+        self, postman: Postman, admission: threading.BoundedSemaphore, rate: int
+    ) -> None:
+        self.postman = postman
+        self.inbox = postman.inbox
         self.admission = admission  # une place, qu'il prend sans attendre pour chaque client
         self.rate = rate
         self.is_in_trouble = False  # dit une fois, non mille, jusqu'au prochain client admis
@@ -774,9 +822,10 @@ class Acceptor:
         client = Client(sock, host)
         # D'abord l'inscrire, ensuite lancer son thread : dans l'ordre inverse, ses
         # lignes pourraient arriver avant lui.
+        client.mail_slot.acquire()
         self.inbox.put(Mail(Event.CONNECTED, client))
         reader = threading.Thread(
-            target=read_client, args=(client, self.inbox, self.rate), name="lecteur", daemon=True
+            target=read_client, args=(client, self.postman, self.rate), name="lecteur", daemon=True
         )
         try:
             reader.start()
@@ -940,16 +989,14 @@ def serve(
     bell, button = ring_on_signals()
     max_clients = fit_to_file_limit(options.max_clients)
     admission = threading.BoundedSemaphore(max_clients)
-    postman = Postman(inbox, admission, outputs, options.horodatage)
-    postman_thread = threading.Thread(
-        target=postman.run, args=(button,), name="facteur", daemon=True
-    )
+    postman = Postman(inbox, admission, outputs, options.horodatage, button)
+    postman_thread = threading.Thread(target=postman.run, name="facteur", daemon=True)
     outputs.greet(listener.getsockname())
     if max_clients < options.max_clients:
         outputs.report(f"{max_clients} clients au plus : le système limite les fichiers ouverts.")
     postman_thread.start()
     with listener, bell:
-        Acceptor(inbox, admission, options.debit).run(listener, bell)
+        Acceptor(postman, admission, options.debit).run(listener, bell)
         ignore_signals()  # avant que la sonnette ne ferme
 
     deadline = time.monotonic() + END_SECONDS + OUTPUTS_SECONDS

@@ -114,17 +114,22 @@ class Screen:
 
 
 class Typist:
-    """Un client_exo.py dans un pseudo-terminal ; `patch` change d'abord le module `c`."""
+    """Un client_exo.py dans un pseudo-terminal ; `patch` change d'abord le module `c`.
 
-    def __init__(self, *options: str, width=60, height=12, patch="", before="", **environment):
+    `program` est ce que Python exécute à sa place, s'il est donné.
+    """
+
+    def __init__(
+        self, *options: str, width=60, height=12, patch="", before="", program="", **environment
+    ):
         self.master, self.terminal = pty.openpty()
         self.width, self.height = width, height
         self.resize(width, height)
-        program = f"import sys\n{before}\nimport client_exo as c\n{patch}\nsys.exit(c.main())"
+        ours = f"import sys\n{before}\nimport client_exo as c\n{patch}\nsys.exit(c.main())"
         environment = {"TERM": "xterm", "PYTHONPATH": str(ROOT), "INPUTRC": "/dev/null"} | environment
         self.before = termios.tcgetattr(self.terminal)
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", program, *options],
+            [sys.executable, "-W", "error", "-c", program or ours, *options],
             cwd=ROOT, stdin=self.terminal, stdout=self.terminal, stderr=self.terminal,
             start_new_session=True, env={**os.environ, **environment},
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # pour que Ctrl+C en soit un

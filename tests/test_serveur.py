@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -484,7 +485,8 @@ def test_qui_attendait_encore_d_etre_accepte_a_aussi_l_adieu():
         for _ in range(3):
             stack.enter_context(socket.create_connection(listener.getsockname()))
         button.send(b"!")
-        serveur_exo.Acceptor(inbox, threading.BoundedSemaphore(3), 20).run(listener, bell)
+        postman = types.SimpleNamespace(inbox=inbox)
+        serveur_exo.Acceptor(postman, threading.BoundedSemaphore(3), 20).run(listener, bell)
     mails = [inbox.get(timeout=PATIENCE) for _ in range(3)]
     assert [mail.event for mail in mails] == [serveur_exo.Event.CONNECTED] * 3
     for mail in mails:
@@ -650,7 +652,8 @@ def test_un_accueil_qui_echoue_marque_une_pause(monkeypatch):
             raise OSError(errno.EMFILE, "Too many open files")
 
     inbox = queue.SimpleQueue()
-    acceptor = serveur_exo.Acceptor(inbox, threading.BoundedSemaphore(), 20)
+    postman = types.SimpleNamespace(inbox=inbox)
+    acceptor = serveur_exo.Acceptor(postman, threading.BoundedSemaphore(), 20)
     for _ in range(3):
         acceptor.accept(NoMoreFiles())
     assert pauses == [serveur_exo.PAUSE_SECONDS] * 3

@@ -131,6 +131,14 @@ VARIANTS = [
             "            return\n"
             "s.Postman.send_to = send_each",
         ),
+        ("le facteur seul fait les tournées", "s.Postman.bring = lambda self, mail: self.inbox.put(mail)"),
+        (
+            "un verrou, sans facteur",
+            "def bring(self, mail):\n"
+            "    with self.round_lock:\n"
+            "        self.make_round(mail)\n"
+            "s.Postman.bring = bring",
+        ),
         ("sans console", "s.Outputs.show = lambda *_: None"),
     )
 ]
@@ -435,7 +443,12 @@ class Bench:
 
     def __init__(self, contenders: list[Contender]) -> None:
         self.contenders = contenders
+        self.order = contenders
         self.rows: dict[tuple[str, str], Row] = {}
+
+    def turn(self) -> None:
+        """Commence un tour, avec un autre en premier : ce que cela coûte passe à chacun."""
+        self.order = self.order[1:] + self.order[:1]
 
     def add(self, case: str, contender: Contender, value: float, note: str, problem: str = "",
             unit: str = "msg/s", is_rate: bool = True) -> None:  # fmt: skip
@@ -448,7 +461,7 @@ class Bench:
     def run_room(self, clients: int, talkers: int, sizes: Iterable[int], delays: bool) -> None:
         """Un tour d'un salon : chaque serveur y passe."""
         who = f"{talkers} → {clients - 1}" if talkers == 1 else f"{clients} entre eux"
-        for contender in self.contenders:
+        for contender in self.order:
             with Server(contender, clients) as server:
                 try:
                     with Crowd(server, contender, clients) as crowd:
@@ -467,7 +480,7 @@ class Bench:
                     self.add(f"{who}", contender, 0, "", str(reason))
 
     def run_stuck(self) -> None:
-        for contender in self.contenders:
+        for contender in self.order:
             with Server(contender, 12) as server, Crowd(server, contender, 11) as crowd:
                 crowd.settle()
                 gap, note = measure_stuck(server, crowd)
@@ -477,7 +490,7 @@ class Bench:
                 self.add(case, contender, gap, note, problem, unit="s", is_rate=False)
 
     def run_silent(self, count: int) -> None:
-        for contender in self.contenders:
+        for contender in self.order:
             if count <= contender.max_clients:
                 seconds, kibibytes, note = measure_silent(contender, count)
                 self.add(f"{count} muets : admission", contender, seconds, note, "", "s", False)
@@ -487,7 +500,11 @@ class Bench:
         """Imprime une rangée par cas et par serveur, le rapport d'abord."""
         print(f"{'nous ÷ lui':>22}  {'serveur':<24} {'médiane [min – max]':>34}  remarque")
         shown = ""
-        for row in sorted(self.rows.values(), key=lambda row: self.cases().index(row.case)):
+        labels = [contender.label for contender in self.contenders]
+        for row in sorted(
+            self.rows.values(),
+            key=lambda row: (self.cases().index(row.case), labels.index(row.contender.label)),
+        ):
             if row.case != shown:
                 shown = row.case
                 print(f"\n{shown}")
@@ -569,6 +586,7 @@ def main() -> int:
     bench = Bench([OURS, *VARIANTS] if options.variantes else installed([OURS, NAIVE, NCAT, NGIRCD]))
     for turn in range(options.tours):
         print(f"tour {turn + 1}…", file=sys.stderr, flush=True)
+        bench.turn()
         for clients, talkers in ((11, 1), (101, 1), (501, 1), (10, 10), (100, 100)):
             if not options.variantes or clients in (11, 100):
                 bench.run_room(clients, talkers, (32, 200), delays=talkers == 1)

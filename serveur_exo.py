@@ -380,7 +380,7 @@ class Postman:
         while not self.is_stopping:
             mail = self.wait_for_mail(patience)
             with self.round_lock:
-                self.make_round(mail)
+                self.make_round(mail, self.inbox.qsize())
                 patience = self.patience()
         with self.round_lock:
             self.close_everything()
@@ -428,11 +428,15 @@ class Postman:
             return max(0, next(iter(self.unnamed)).name_by - time.monotonic())
         return None
 
-    def make_round(self, mail: Mail | None) -> None:
-        """Une tournée : ouvrir le courrier, distribuer, afficher. Qui tient round_lock seul."""
+    def make_round(self, mail: Mail | None, more: int = 0) -> None:
+        """Une tournée : ouvrir le courrier, distribuer, afficher. Qui tient round_lock seul.
+
+        `more` : combien de courriers ouvrir après `mail`. Le facteur seul les prend dans la
+        boîte : sinon, le départ d'un client s'ouvrirait avant ses derniers mots.
+        """
         try:
             if mail:
-                self.open_mail(mail)
+                self.open_mail(mail, more)
             self.dismiss_the_unnamed()
             self.deliver()
             self.outputs.show(self.room.take_news(), self.room.stamp)
@@ -441,11 +445,11 @@ class Postman:
             self.button.send(b"!")  # un serveur sans facteur serait sourd : qu'il s'arrête
             raise
 
-    def open_mail(self, mail: Mail) -> None:
-        """Ouvre un courrier, et ceux qui le suivent dans la limite d'une tournée."""
+    def open_mail(self, mail: Mail, more: int) -> None:
+        """Ouvre un courrier, et `more` autres dans la limite d'une tournée."""
         self.room.start_round(time.strftime("[%H:%M] ") if self.with_stamps else "")
         self.open(mail)
-        for _ in range(self.inbox.qsize()):
+        for _ in range(more):
             if self.late or self.room.posted_bytes >= ROUND_BYTES:
                 return
             self.open(self.inbox.get_nowait())
@@ -549,7 +553,7 @@ class Postman:
     def close_everything(self) -> None:
         """Prévient chacun que le serveur s'arrête, et ferme, en END_SECONDS au plus."""
         self.late.clear()
-        self.make_round(self.wait_for_mail(0))  # ce qui est déjà lu part encore
+        self.make_round(self.wait_for_mail(0), self.inbox.qsize())  # ce qui est déjà lu part encore
         self.unnamed.clear()
         self.room.members.clear()  # plus de salon : personne ne verra partir les autres
         deadline = time.monotonic() + END_SECONDS
@@ -560,7 +564,7 @@ class Postman:
                     client.leaving = True
                     client.closing_by = time.monotonic() + LAST_SECONDS
             self.late.clear()  # on n'attend plus personne
-            self.make_round(self.wait_for_mail(TICK_SECONDS))
+            self.make_round(self.wait_for_mail(TICK_SECONDS), self.inbox.qsize())
 
 
 def send_now(sock: socket.socket, data: bytes) -> int:

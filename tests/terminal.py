@@ -135,6 +135,7 @@ class Typist:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # pour que Ctrl+C en soit un
         )  # fmt: skip
         self.read = b""
+        self.is_closed = False
 
     @property
     def seen(self) -> str:
@@ -206,6 +207,10 @@ class Typist:
             self.close()
 
     def close(self) -> None:
+        """Ferme tout ; sans effet la deuxième fois, quand d'autres ont repris les numéros."""
+        if self.is_closed:
+            return
+        self.is_closed = True
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()

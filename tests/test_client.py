@@ -32,8 +32,7 @@ def taper():
 
     yield launch
     for typist in typists:
-        with contextlib.suppress(OSError):  # déjà fermé par end()
-            typist.close()
+        typist.close()
 
 
 class FakeServer:

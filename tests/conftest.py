@@ -120,3 +120,19 @@ def serveur():
     yield launch
     for server in servers:
         assert "Traceback" not in server.end()
+
+
+@pytest.fixture
+def taper():
+    """Rend une fonction qui lance un client dans un terminal ; tous sont fermés à la fin."""
+    from terminal import Typist  # il emprunte à ce module-ci
+
+    typists = []
+
+    def launch(*options, **more):
+        typists.append(Typist(*options, **more))
+        return typists[-1]
+
+    yield launch
+    for typist in typists:
+        typist.close()

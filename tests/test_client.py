@@ -21,20 +21,6 @@ PARTED = "Vous avez quitté le chat."
 PROMPT = "Votre message : "
 
 
-@pytest.fixture
-def taper():
-    """Rend une fonction qui lance un client dans un terminal ; tous sont fermés à la fin."""
-    typists = []
-
-    def launch(*options, **more) -> Typist:
-        typists.append(Typist(*options, **more))
-        return typists[-1]
-
-    yield launch
-    for typist in typists:
-        typist.close()
-
-
 class FakeServer:
     """Un serveur joué par le test, ligne à ligne."""
 

@@ -83,20 +83,6 @@ def naif():
         server.end()
 
 
-@pytest.fixture
-def taper():
-    """Rend une fonction qui lance un client dans un terminal ; tous sont fermés à la fin."""
-    typists = []
-
-    def launch(*options: str, **more) -> Typist:
-        typists.append(Typist(*options, **more))
-        return typists[-1]
-
-    yield launch
-    for typist in typists:
-        typist.close()
-
-
 def gather(server, *names: str) -> list[Peer]:
     """Fait entrer un témoin, puis ces clients un par un ; rend le témoin et ces clients.
 

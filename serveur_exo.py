@@ -440,10 +440,11 @@ class Postman:
             self.dismiss_the_unnamed()
             self.deliver()
             self.outputs.show(self.room.take_news(), self.room.stamp)
-        except BaseException:
+        except BaseException as defect:
             self.has_failed = True
-            self.button.send(b"!")  # un serveur sans facteur serait sourd : qu'il s'arrête
-            raise
+            self.button.send(b"!")  # le salon n'est peut-être plus juste : que le serveur s'arrête
+            # Même une OSError : le lecteur y verrait sinon la fin de son client.
+            raise RuntimeError("une tournée a échoué") from defect
 
     def open_mail(self, mail: Mail, more: int) -> None:
         """Ouvre un courrier, et `more` autres dans la limite d'une tournée."""
@@ -522,7 +523,6 @@ class Postman:
         self.outputs.report(
             f"{client.name} ({client.host}) renvoyé : il ne lit plus ({behind} octets l'attendent)."
         )
-        self.late.discard(client)
         client.outbox.clear()
         # Le système garderait sinon des Mo pour lui : SO_LINGER de 0 s, close les jettera.
         with contextlib.suppress(OSError):
@@ -537,6 +537,7 @@ class Postman:
         Fermer d'un coup, avec des octets non lus, ferait envoyer par TCP un « reset »
         qui peut détruire l'au revoir en chemin (RFC 1122, 4.2.2.13).
         """
+        self.late.discard(client)  # qui part n'est plus attendu
         if client.closing_by is None:
             client.closing_by = time.monotonic() + FAREWELL_SECONDS
         is_expired = time.monotonic() > client.closing_by

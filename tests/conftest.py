@@ -6,11 +6,14 @@ jamais une durée ; PATIENCE n'est là que pour qu'un test en échec finisse.
 
 import contextlib
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -106,6 +109,28 @@ class Server:
             self.process.stdout.close()
         with self.process.stderr as errors, contextlib.closing(self.console):
             return errors.read().decode()
+
+
+def postman_with(stack: contextlib.ExitStack, *names: str) -> tuple:
+    """Rend un facteur sans thread, dans le salon duquel ces clients sont, et leurs bouts."""
+    import serveur_exo
+
+    outputs = types.SimpleNamespace(show=lambda *_: None, report_skipped=lambda: False)
+    admission = threading.BoundedSemaphore(len(names))
+    postman = serveur_exo.Postman(queue.SimpleQueue(), admission, outputs, False, None)
+    peers = []
+    for name in names:
+        ours, theirs = map(stack.enter_context, socket.socketpair())
+        peers.append(Peer(theirs))
+        stack.callback(peers[-1].file.close)
+        client = serveur_exo.Client(ours, "127.0.0.1")
+        admission.acquire()
+        for event, lines in ((serveur_exo.Event.CONNECTED, []), (serveur_exo.Event.LINES, [name])):
+            client.mail_slot.acquire()
+            mail = serveur_exo.Mail(event, client, [line.encode() for line in lines])
+            postman.make_round(mail)
+        client.mail_slot.acquire()  # comme si un courrier attendait
+    return postman, peers
 
 
 @pytest.fixture

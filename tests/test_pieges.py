@@ -15,12 +15,11 @@ import struct
 import subprocess
 import sys
 import threading
-import types
 from pathlib import Path
 
 import pytest
 import serveur_exo
-from conftest import PATIENCE, Peer
+from conftest import PATIENCE, Peer, postman_with
 from terminal import Typist
 
 HERE = Path(__file__).parent
@@ -364,26 +363,6 @@ def test_la_liste_ne_change_pas_pendant_qu_on_la_parcourt(naif):
         for peer in peers[1:3]:
             assert line_with(peer, "Bonjour") == "David : Bonjour"
             assert peer.line() == "* Alice a quitté le chat."
-
-
-def postman_with(stack: contextlib.ExitStack, *names: str) -> tuple:
-    """Rend un facteur sans thread, dans le salon duquel ces clients sont, et leurs bouts."""
-    outputs = types.SimpleNamespace(show=lambda *_: None, report_skipped=lambda: False)
-    admission = threading.BoundedSemaphore(len(names))
-    postman = serveur_exo.Postman(serveur_exo.queue.SimpleQueue(), admission, outputs, False, None)
-    peers = []
-    for name in names:
-        ours, theirs = map(stack.enter_context, socket.socketpair())
-        peers.append(Peer(theirs))
-        stack.callback(peers[-1].file.close)
-        client = serveur_exo.Client(ours, "127.0.0.1")
-        admission.acquire()
-        for event, lines in ((serveur_exo.Event.CONNECTED, []), (serveur_exo.Event.LINES, [name])):
-            client.mail_slot.acquire()
-            mail = serveur_exo.Mail(event, client, [line.encode() for line in lines])
-            postman.make_round(mail)
-        client.mail_slot.acquire()  # comme si un courrier attendait
-    return postman, peers
 
 
 def test_send_peut_n_envoyer_que_le_debut(naif, serveur):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import serveur_exo
-from conftest import PATIENCE, ROOT, Peer
+from conftest import PATIENCE, ROOT, Peer, postman_with
 from serveur_exo import Client, Room
 
 
@@ -299,6 +299,18 @@ def test_qui_ne_lit_plus_est_renvoye_et_les_autres_ne_perdent_rien(serveur):
     assert [line for line in got if " : " not in line] == ["* Bloque a quitté le chat."]
     assert server.error().startswith("Bloque (127.0.0.1) renvoyé")
     assert stuck.line()
+
+
+def test_qui_part_en_retard_n_est_plus_attendu():
+    """Sinon le courrier de tous serait retenu pour toujours."""
+    with contextlib.ExitStack() as stack:
+        postman, _ = postman_with(stack, "Alice", "Bob")
+        alice = next(iter(postman.clients))
+        alice.outbox.append(b"x" * 8_000_000)
+        postman.make_round(None)
+        assert postman.late == {alice}
+        postman.make_round(serveur_exo.Mail(serveur_exo.Event.LINES, alice, [b"exit"]))
+        assert postman.late == set()
 
 
 @pytest.mark.parametrize("option", [["--port", "70000"], ["--debit", "-1"], ["--hote", ""], ["-x"]])
@@ -748,8 +760,10 @@ def test_sans_msg_dontwait_le_chat_marche_aussi(serveur):
     assert bob.line() == "Alice : Bonjour"
 
 
-def test_un_facteur_qui_meurt_arrete_le_serveur():
-    program = "import sys, serveur_exo as s\ns.Room.join = None\nsys.exit(s.main())"
+@pytest.mark.parametrize("error", ["ValueError", "OSError"])
+def test_une_tournee_qui_echoue_arrete_le_serveur(error):
+    bug = f"def join(*_):\n    raise {error}\ns.Room.join = join"
+    program = f"import sys, serveur_exo as s\n{bug}\nsys.exit(s.main())"
     process = subprocess.Popen(
         [sys.executable, "-c", program, "--port", "0"],
         cwd=Path(serveur_exo.__file__).parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,

@@ -8,11 +8,11 @@ Sur TCP, des lignes de texte en UTF-8, finies par « \\n » :
     serveur → client    * Bienvenue, Alice ! (…)       un avis
                         Bob : Salut                    un message
                         Bob (privé) : Psst             un message privé
-                        ! Commande inconnue : (…)      une erreur
+                        ! Commande inconnue : /danse   une erreur
 
 Ce module calcule, et rien de plus : des octets ou du texte entrent, des valeurs
-sortent. Ni socket, ni thread, ni horloge, ni fichier, ni écran ; tout s'essaie
-donc dans un interpréteur :
+sortent. Ni socket, ni thread, ni horloge, ni fichier, ni écran (sauf l'aide de
+new_option_parser, à la fin) ; tout s'essaie donc dans un interpréteur :
 
     >>> from chat_protocol import LineBuffer
     >>> buffer = LineBuffer()
@@ -71,6 +71,7 @@ _REASONS = {
 def explain(error: Exception) -> str:
     """Rend la cause d'une erreur du système, en français pour les plus courantes."""
     number = getattr(error, "errno", None)
+    # Sans numéro ni phrase, c'est une ValueError : un nom de fichier avec un octet nul.
     return _REASONS.get(number) or getattr(error, "strerror", None) or "nom impossible"
 
 
@@ -95,7 +96,8 @@ class LineBuffer:
         self._data += data
 
     def take(self, max_lines: int = -1) -> list[bytes]:
-        """Rend au plus `max_lines` lignes entières (-1 : toutes), sans leur fin de ligne.
+        """Rend au plus `max_lines` lignes entières (-1 : toutes), sans leur fin de ligne, et le
+        début de la suivante si elle est déjà trop longue.
 
         Une ligne de plus de `max_bytes` octets est rendue coupée à `max_bytes + 1`,
         ce qui la fait reconnaître, dès qu'elle est trop longue ; la suite est jetée
@@ -300,8 +302,7 @@ def parse(text: str) -> Command:
 
 def cut_word(text: str) -> tuple[str, str]:
     """Rend le premier mot de `text` et ce qui suit le blanc qui l'en sépare."""
-    word, rest = _WORD_AND_REST.fullmatch(text).groups()
-    return word, rest
+    return _WORD_AND_REST.fullmatch(text).groups()
 
 
 # --- Les lignes du serveur (texte sans fin de ligne) ---------------------------

@@ -35,7 +35,7 @@ RECV_BYTES = 64 * 1024  # octets par recv
 PIECE_BYTES = 64 * 1024  # octets lus d'un coup dans un tube, même sans fin de ligne
 GOODBYE_SECONDS = 2  # s d'attente de l'au revoir du serveur
 CALL_SECONDS = 0.2  # s entre deux appels au thread du clavier
-FULL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
+REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
 
 NAME_PROMPT = "Entrez votre nom : "
 PROMPT = "Votre message : "
@@ -260,7 +260,7 @@ def enter(connection: Connection, name: str, screen: Screen) -> bool:
         if not protocol.is_error_line(answer):
             return True
         # Un serveur complet, ou lassé, ferme aussitôt après : le redemander serait vain.
-        if connection.ended.wait(FULL_SECONDS) or not sys.stdin.isatty():
+        if connection.ended.wait(REFUSAL_SECONDS) or not sys.stdin.isatty():
             return False
         name = choose_name(None, screen)
 

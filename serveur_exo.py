@@ -7,15 +7,16 @@
     nc 127.0.0.1 12345          (tapez un nom, puis des messages)
     nc 127.0.0.1 12345
 
-Chaque thread a un métier, et ils s'envoient du courrier au lieu de partager des données.
+Chaque thread a un métier :
 
     accepteur   le thread principal : accepte, et lance un lecteur par client
-    lecteur     un par client : recv, lignes entières, courrier
-    facteur     un seul : ouvre le courrier, applique les règles du salon, envoie
-    greffiers   deux au plus : écrivent la console et le journal
+    lecteur     un par client : recv, des lignes entières, un courrier pour le facteur
+    facteur     fait des tournées : ouvrir le courrier, appliquer les règles, envoyer
+    greffiers   écrivent, l'un stderr et la console, l'autre le journal
 
-Une seule tournée a lieu à la fois, et elle seule touche au salon, envoie et ferme : tous
-les clients voient donc les lignes dans le même ordre. Elle n'attend jamais personne.
+Une seule tournée a lieu à la fois, et elle seule touche au salon, envoie et ferme : tous les
+clients voient donc les lignes dans le même ordre. Elle ne reste jamais bloquée dans un envoi.
+Quand le facteur dort, le lecteur qui a du courrier fait la tournée à sa place.
 """
 
 import argparse
@@ -36,6 +37,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -51,7 +53,7 @@ SPARE_FILES = 32  # fichiers ouverts que le serveur garde pour lui
 
 RECV_BYTES = 64 * 1024  # octets par recv : plusieurs lignes d'un coup, donc moins d'appels
 QUIET_RECV_BYTES = 2048  # octets, pour qui parle peu : recv réserve cette place tant qu'il attend
-RECEIVE_BUFFER = 64 * 1024  # octets gardés par le système : un bavard freiné en laisse peu
+RECEIVE_BUFFER_BYTES = 64 * 1024  # octets gardés par le système : un bavard freiné en laisse peu
 LINES_PER_MAIL = 512  # lignes : borne le travail, et donc la mémoire, d'un courrier
 ROUND_BYTES = 256 * 1024  # octets par tournée : chacun peut en garder une copie
 
@@ -93,7 +95,7 @@ PIPE_BYTES = getattr(select, "PIPE_BUF", 512)  # octets qu'un tube « prêt » p
 
 class Event(enum.Enum):
     CONNECTED = "un client est là, sans nom encore"
-    TICK = "rien : il reste à envoyer"
+    TICK = "rien : réveille le facteur, car il reste à envoyer"
     NO_THREAD = "le système n'a pas pu donner de lecteur à ce client"
     LINES = "des lignes entières d'un client"
     GONE = "la connexion d'un client est finie : son lecteur s'arrête"
@@ -110,8 +112,8 @@ class Mail(NamedTuple):
     text: str = ""
 
 
-# La boîte du facteur. Elle n'a pas de borne à elle : chaque client n'y a jamais qu'un
-# courrier à la fois (Client.mail_slot).
+# La boîte du facteur. Elle n'a pas de borne à elle : chaque client n'y a jamais qu'un courrier
+# de lignes à la fois (Client.mail_slot) et, une fois, sa fin.
 Inbox: TypeAlias = "queue.SimpleQueue[Mail]"
 
 
@@ -122,7 +124,7 @@ class Client:
         self.sock = sock  # son lecteur y lit ; la tournée y envoie et le ferme
         self.host = host  # jamais modifié
         self.name_by = time.monotonic() + NAME_SECONDS  # jamais modifié
-        # Pris avant de poster un courrier de ce client, rendu par la tournée qui l'ouvre : qui
+        # Pris avant de poster CONNECTED ou LINES, rendu par la tournée qui l'ouvre : celui qui
         # envoie trop vite attend là, puis TCP le freine.
         self.mail_slot = threading.Lock()
         # La tournée seule écrit les champs suivants ; le lecteur n'en lit que deux,
@@ -130,12 +132,12 @@ class Client:
         self.name: str | None = None  # None tant qu'aucun nom n'est admis
         self.refusals = 0  # noms refusés
         self.outbox: list[bytes] = []  # lignes prêtes à partir, dans l'ordre
-        self.catch_up_by = 0.0  # instant où il sera renvoyé, s'il est de ceux que l'on attend
+        self.catch_up_by = 0.0  # instant où il sera renvoyé, s'il est en retard
         self.leaving = False  # il n'est plus du salon : ce qu'il envoie est jeté
         self.closing_by: float | None = None  # instant où l'on n'attend plus qu'il ferme
         self.gone = False  # son lecteur a fini
 
-    def post(self, text: str) -> None:
+    def add_line(self, text: str) -> None:
         """Met une ligne (str sans fin de ligne) dans l'outbox ; ne l'envoie pas encore."""
         self.outbox.append(protocol.encode_line(text))
 
@@ -191,8 +193,7 @@ class Room:
             client.leaving = True
             return
         try:
-            name = protocol.normalize_name(text)
-            self.join(client, name)
+            self.join(client, protocol.normalize_name(text))
         except Refused as reason:
             self.refuse(client, str(reason))
 
@@ -201,7 +202,7 @@ class Room:
         key = protocol.name_key(name)
         if key in self.members:
             raise Refused(f"Le nom {name} est déjà pris : choisissez-en un autre.")
-        client.post(protocol.notice_line(f"Bienvenue, {name} ! (/aide : les commandes)"))
+        client.add_line(protocol.notice_line(f"Bienvenue, {name} ! (/aide : les commandes)"))
         self.announce(f"{name} a rejoint le chat.", f"{name} ({client.host}) a rejoint le chat.")
         client.name = name
         self.members[key] = client
@@ -211,7 +212,8 @@ class Room:
         client.leaving = True
         if client.name is None or self.members.pop(protocol.name_key(client.name), None) is None:
             return
-        self.announce(f"{client.name} a quitté le chat.", f"{client.name} a quitté le chat.")
+        line = f"{client.name} a quitté le chat."
+        self.announce(line, line)
 
     def refuse(self, client: Client, reason: str) -> None:
         """Dit à un client que sa ligne n'est pas recevable ; sans nom, c'est un essai de moins."""
@@ -257,7 +259,7 @@ class Room:
 
     def answer(self, client: Client, line: str) -> None:
         """Donne une ligne à un seul client."""
-        client.post(line)
+        client.add_line(line)
         self.posted_bytes += len(client.outbox[-1])
 
     def announce(self, text: str, console_line: str) -> None:
@@ -346,8 +348,9 @@ def hand_over(
 class Postman:
     """Le facteur : il fait des tournées, qui seules touchent au salon, envoient et ferment.
 
-    Une tournée n'attend personne : son verrou se rend donc aussitôt, quoi que fassent les
-    clients. C'est ce qui manque au dictionnaire gardé par un verrou, où l'on envoie sous lui.
+    Une tournée ne reste jamais bloquée dans un envoi : son verrou se rend aussitôt, quoi que
+    fassent les clients. C'est ce qui manque au dictionnaire partagé, où l'on envoie en tenant
+    le verrou.
     """
 
     def __init__(
@@ -362,8 +365,10 @@ class Postman:
         self.button = button  # pour arrêter le serveur
         self.is_asleep = False  # écrit par le thread facteur : il attend du courrier
         self.is_stopping = False  # écrit par l'accepteur, une fois
-        self.has_failed = False  # arrêté par un défaut ; lu par l'accepteur à la fin
-        self.round_lock = threading.Lock()  # tenu le temps d'une tournée ; garde tout ce qui suit
+        # Tenu le temps d'une tournée, qui seule écrit les champs suivants. bring et wait_for_mail
+        # lisent late sans lui : au pire, un courrier est ouvert une tournée trop tôt.
+        self.round_lock = threading.Lock()
+        self.defect: Exception | None = None  # ce qui a fait échouer une tournée
         self.admission = admission  # une place, rendue quand un client est fermé
         self.outputs = outputs
         self.with_stamps = with_stamps
@@ -371,7 +376,7 @@ class Postman:
         # Des dict pour ensembles : ils gardent l'ordre d'arrivée.
         self.clients: dict[Client, None] = {}  # tous, nommés ou non
         self.unnamed: dict[Client, None] = {}  # ceux dont on attend le nom
-        self.late: set[Client] = set()  # ceux que l'on attend
+        self.late: set[Client] = set()  # en retard : tant qu'il y en a, le courrier reste fermé
         self.is_idle = True  # rien à faire avant le prochain courrier
 
     def run(self) -> None:
@@ -429,40 +434,39 @@ class Postman:
         return None
 
     def make_round(self, mail: Mail | None, more: int = 0) -> None:
-        """Une tournée : ouvrir le courrier, distribuer, afficher. Qui tient round_lock seul.
+        """Une tournée : ouvrir le courrier, distribuer, afficher. À n'appeler que sous round_lock.
 
         `more` : combien de courriers ouvrir après `mail`. Le facteur seul les prend dans la
         boîte : sinon, le départ d'un client s'ouvrirait avant ses derniers mots.
         """
         try:
             if mail:
-                self.open_mail(mail, more)
+                self.open_all(mail, more)
             self.dismiss_the_unnamed()
             self.deliver()
             self.outputs.show(self.room.take_news(), self.room.stamp)
-        except BaseException as defect:
-            self.has_failed = True
-            self.button.send(b"!")  # le salon n'est peut-être plus juste : que le serveur s'arrête
-            # Même une OSError : le lecteur y verrait sinon la fin de son client.
-            raise RuntimeError("une tournée a échoué") from defect
+        except Exception as defect:  # le salon n'est peut-être plus juste : tout arrêter
+            self.defect = self.defect or defect
+            with contextlib.suppress(OSError):  # la fin est déjà en route
+                self.button.send(b"!")
 
-    def open_mail(self, mail: Mail, more: int) -> None:
+    def open_all(self, mail: Mail, more: int) -> None:
         """Ouvre un courrier, et `more` autres dans la limite d'une tournée."""
         self.room.start_round(time.strftime("[%H:%M] ") if self.with_stamps else "")
-        self.open(mail)
+        self.open_one(mail)
         for _ in range(more):
             if self.late or self.room.posted_bytes >= ROUND_BYTES:
                 return
-            self.open(self.inbox.get_nowait())
+            self.open_one(self.inbox.get_nowait())
 
-    def open(self, mail: Mail) -> None:
+    def open_one(self, mail: Mail) -> None:
         client = mail.client
         match mail.event:
             case Event.CONNECTED:
                 self.clients[client] = self.unnamed[client] = None
                 client.mail_slot.release()
             case Event.NO_THREAD:
-                client.post(FULL_LINE)
+                client.add_line(FULL_LINE)
                 client.leaving = client.gone = True
             case Event.LINES:
                 client.mail_slot.release()
@@ -479,11 +483,11 @@ class Postman:
         """Fait partir ceux qui n'ont pas donné de nom à temps, les premiers arrivés d'abord."""
         while self.unnamed and (first := next(iter(self.unnamed))).name_by < time.monotonic():
             del self.unnamed[first]
-            first.post(protocol.error_line(f"Pas de nom en {NAME_SECONDS} s : au revoir."))
+            first.add_line(protocol.error_line(f"Pas de nom en {NAME_SECONDS} s : au revoir."))
             first.leaving = True
 
     def deliver(self) -> None:
-        """Envoie à chacun ce qu'il prend tout de suite, et ferme qui a fini."""
+        """Envoie à chacun ce qu'il prend tout de suite, et ferme ceux qui ont fini."""
         self.is_idle = not self.outputs.report_skipped()
         for client in list(self.clients):
             if client.outbox:
@@ -561,10 +565,10 @@ class Postman:
         while self.clients and time.monotonic() < deadline:
             for client in self.clients:
                 if not client.leaving:
-                    client.post(protocol.notice_line("Le serveur s'arrête."))
+                    client.add_line(protocol.notice_line("Le serveur s'arrête."))
                     client.leaving = True
                     client.closing_by = time.monotonic() + LAST_SECONDS
-            self.late.clear()  # on n'attend plus personne
+            self.late.clear()  # plus d'attente
             self.make_round(self.wait_for_mail(TICK_SECONDS), self.inbox.qsize())
 
 
@@ -622,7 +626,7 @@ class Output:
         if self.skipped_lines or not self.has_room(len(data)):
             self.skipped_lines += len(lines)
         else:
-            self.hand_over(data)
+            self.entrust(data)
 
     def report_skipped(self) -> bool:
         """Dit sur place, s'il y a la place, combien de lignes manquent ; rend True s'il en reste.
@@ -633,13 +637,13 @@ class Output:
         if self.skipped_lines and self.has_room(OUTPUT_BYTES // 2):
             notice = f"… {self.skipped_lines} lignes non affichées."
             self.skipped_lines = 0
-            self.hand_over(protocol.encode_line(notice))
+            self.entrust(protocol.encode_line(notice))
         return self.skipped_lines > 0 and not self.is_broken
 
     def has_room(self, size: int) -> bool:
         return self.handed_bytes - self.written_bytes + size <= OUTPUT_BYTES
 
-    def hand_over(self, data: bytes) -> None:
+    def entrust(self, data: bytes) -> None:
         self.handed_bytes += len(data)
         self.clerk.letters.put((self, data))
 
@@ -699,14 +703,11 @@ class Clerk:
 
     def take_letter(self) -> None:
         """Attend la lettre suivante ou, s'il reste à écrire, la place de le faire."""
-        try:
-            if self.blocked:
-                is_writable([output.descriptor for output in self.blocked], BLOCKED_SECONDS)
-                letter = self.letters.get_nowait()
-            else:
-                letter = self.letters.get()
-        except queue.Empty:
-            return
+        if self.blocked:
+            is_writable([output.descriptor for output in self.blocked], BLOCKED_SECONDS)
+            if self.letters.empty():
+                return
+        letter = self.letters.get()
         if letter is None:
             self.is_ending = True
         elif not letter[0].is_broken:  # confiée avant qu'on le sache : signalée une fois suffit
@@ -798,7 +799,7 @@ class Acceptor:
             selector.register(bell, selectors.EVENT_READ)
             while bell not in [key.fileobj for key, _ in selector.select()]:
                 self.accept(listener)
-        for _ in range(BACKLOG):  # ceux que le système gardait encore auront l'adieu aussi
+        for _ in range(BACKLOG):  # ceux que le système gardait encore seront prévenus aussi
             if not self.accept(listener):
                 break
 
@@ -896,7 +897,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise Refused(f"Impossible d'écouter sur {host}, port {port} : {advice(error)}") from None
     # Hérité par chaque client : c'est tout ce que le système garde d'un bavard freiné.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     listener.setblocking(False)
     return listener
 
@@ -1010,7 +1011,8 @@ def serve(
     for clerk in outputs.clerks:
         clerk.finish(max(0, deadline - time.monotonic()))
     button.close()
-    if postman.has_failed:
+    if postman.defect:
+        traceback.print_exception(postman.defect)
         return 1
     say_last_word(inbox)
     return 0

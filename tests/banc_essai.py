@@ -8,8 +8,8 @@
 
 Chaque serveur a son processus ; celui-ci les charge tous, à tour de rôle, et plusieurs fois :
 ce que la machine fait d'autre gêne ainsi tout le monde. On compare des *rapports* pris dans le
-même tour ; on donne la médiane, le minimum et le maximum. Le rapport est nous ÷ lui : plus
-grand que 1, nous allons plus vite.
+même tour ; on donne la médiane, le minimum et le maximum. Le rapport dit combien de fois nous
+faisons mieux : nous ÷ lui pour un débit, lui ÷ nous pour un délai ou de la mémoire.
 
 Fenêtre 64 : chaque bavard envoie 64 messages d'un coup, puis attend que tous les aient reçus.
 Fenêtre 1 : un seul message, puis la même attente ; c'est un ping-pong.
@@ -351,7 +351,7 @@ class Row:
     problem: str = ""
 
     def ratios(self, ours: "Row") -> list[float]:
-        """Rend nous ÷ lui, tour par tour, toujours plus grand que 1 quand nous valons mieux."""
+        """Rend, tour par tour, combien de fois nous faisons mieux que lui."""
         pairs = [(a, b) for a, b in zip(ours.values, self.values) if a and b]
         return [a / b if self.is_rate else b / a for a, b in pairs]
 
@@ -498,7 +498,7 @@ class Bench:
 
     def print_table(self) -> None:
         """Imprime une rangée par cas et par serveur, le rapport d'abord."""
-        print(f"{'nous ÷ lui':>22}  {'serveur':<24} {'médiane [min – max]':>34}  remarque")
+        print(f"{'nous, × mieux':>22}  {'serveur':<24} {'médiane [min – max]':>34}  remarque")
         shown = ""
         labels = [contender.label for contender in self.contenders]
         for row in sorted(

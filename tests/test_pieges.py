@@ -1,6 +1,6 @@
 """Les pièges d'un chat à threads : ce que fait la solution habituelle, et ce que fait celle-ci.
 
-Chaque épreuve joue la même scène deux fois : avec `serveur_naif.py` (ou `client_naif.py`), qui
+Une épreuve joue la même scène deux fois : avec `serveur_naif.py` (ou `client_naif.py`), qui
 doit y tomber, et avec ce dépôt, qui ne le doit pas. Sous l'explication, « Garde » nomme
 l'endroit du code qui répond ; `python3 tests/sans_gardes.py` l'enlève et vérifie que l'épreuve
 échoue alors.
@@ -178,7 +178,8 @@ def test_un_caractere_coupe_par_recv_ne_tue_pas_le_thread(naif, serveur):
     """« é » fait deux octets : recv(1024) peut n'en rendre qu'un, que decode refuse.
 
     Le thread du naïf meurt d'une UnicodeDecodeError et son client n'est plus jamais lu.
-    Garde : hand_over ne transmet que des lignes entières, decode_line vient après.
+    Garde : read_client garde des octets dans LineBuffer, et decode_line ne voit qu'une ligne
+    entière.
     """
     message = "x" * 1023 + "é" * 1000 + "\n"  # coupé à 1024 octets comme à 2048
     server = naif()
@@ -366,7 +367,7 @@ def test_la_liste_ne_change_pas_pendant_qu_on_la_parcourt(naif):
 
 
 def test_send_peut_n_envoyer_que_le_debut(naif, serveur):
-    """send rend le nombre d'octets pris ; le reste est à renvoyer, ou il est perdu.
+    """send rend le nombre d'octets pris ; le reste est à envoyer ensuite, ou il est perdu.
 
     C'est rare avec un socket qui bloque, et courant dès qu'on lui donne un délai : on le fait
     ici au naïf, avec de petits tampons, et un client qui lit lentement reçoit des lignes
@@ -508,25 +509,22 @@ def test_une_ligne_qui_arrive_ne_coupe_pas_celle_que_l_on_tape(serveur, taper):
     Garde : Terminal.frame insère une rangée au-dessus, et le curseur revient où il était.
     """
 
-    def rows(alice: Typist) -> list[str]:
+    def rows(*options: str, program: str = "") -> list[str]:
         server = serveur()
-        alice = alice(str(server.port)) if alice is naive else taper("--port", str(server.port))
+        alice = taper(*options, str(server.port), program=program)
         alice.wait_for("Entrez votre nom : ")
         alice.type("Alice\r")
         alice.wait_for("Bienvenue")
         alice.wait_for("Votre message : ")
         alice.type("à moitié")
         alice.wait_for("à moitié")
-        bob = server.connect("Bob")
-        bob.send("Salut\n")
+        server.connect("Bob").send("Salut\n")
         alice.wait_for("Bob : Salut")
         return alice.complete_rows()
 
-    def naive(port: str) -> Typist:
-        return taper(port, program=NAIVE_CLIENT)
-
-    assert any(row.endswith("à moitié* Bob a rejoint le chat.") for row in rows(naive))
-    assert rows(taper)[-2:] == ["Bob : Salut", "Votre message : à moitié"]
+    naive_rows = rows(program=NAIVE_CLIENT)
+    assert any(row.endswith("à moitié* Bob a rejoint le chat.") for row in naive_rows)
+    assert rows("--port")[-2:] == ["Bob : Salut", "Votre message : à moitié"]
 
 
 def test_la_fin_du_serveur_se_voit_sans_toucher_au_clavier(serveur, taper):
@@ -560,6 +558,7 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(serveur, taper):
     seraient perdus.
     Garde : shutdown, dans talk pour le client et dans Postman.close_when_done pour le serveur.
     """
+
     def leave(*options: str, program: str = "") -> Typist:
         alice = taper(*options, port, program=program)
         alice.wait_for("Entrez votre nom : ")

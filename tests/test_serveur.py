@@ -533,7 +533,7 @@ def test_une_sortie_perdue_n_est_signalee_qu_une_fois_meme_s_il_restait_des_lett
     clerk = serveur_exo.Clerk(inbox)
     output = serveur_exo.Output(writing, "la console", clerk)
     for _ in range(3):
-        output.hand_over("Alice a rejoint le chat.\n".encode())
+        output.entrust("Alice a rejoint le chat.\n".encode())
     clerk.finish(PATIENCE)
     os.close(writing)
     assert inbox.qsize() == 1

@@ -505,7 +505,7 @@ class Postman:
             sent = len(data)
             shut(client.sock, socket.SHUT_RDWR)
         client.outbox = [data[sent:]] if sent < len(data) else []
-        if (client.outbox or self.late) and not client.leaving:
+        if not client.leaving:
             self.watch_delay(client, len(data) - sent)
 
     def watch_delay(self, client: Client, behind: int) -> None:
@@ -786,8 +786,7 @@ class Acceptor:
     def __init__(
         self, postman: Postman, admission: threading.BoundedSemaphore, rate: int
     ) -> None:
-        self.postman = postman
-        self.inbox = postman.inbox
+        self.postman = postman  # à qui les lecteurs parlent, et l'accepteur aussi
         self.admission = admission  # une place, qu'il prend sans attendre pour chaque client
         self.rate = rate
         self.is_in_trouble = False  # dit une fois, non mille, jusqu'au prochain client admis
@@ -829,7 +828,7 @@ class Acceptor:
         # D'abord l'inscrire, ensuite lancer son thread : dans l'ordre inverse, ses
         # lignes pourraient arriver avant lui.
         client.mail_slot.acquire()
-        self.inbox.put(Mail(Event.CONNECTED, client))
+        self.postman.inbox.put(Mail(Event.CONNECTED, client))
         reader = threading.Thread(
             target=read_client, args=(client, self.postman, self.rate), name="lecteur", daemon=True
         )
@@ -838,12 +837,12 @@ class Acceptor:
             self.is_in_trouble = False
         except RuntimeError:
             self.report(f"Le système ne donne plus de thread : {host} refusé.")
-            self.inbox.put(Mail(Event.NO_THREAD, client))
+            self.postman.inbox.put(Mail(Event.NO_THREAD, client))
 
     def report(self, text: str) -> None:
         if not self.is_in_trouble:
             self.is_in_trouble = True
-            self.inbox.put(Mail(Event.REPORT, text=text))
+            self.postman.inbox.put(Mail(Event.REPORT, text=text))
 
 
 def readable_host(host: str) -> str:

@@ -92,7 +92,11 @@ class Server:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # l'épreuve échoue, et ne laisse rien derrière elle
+            raise
 
     def console_lines(self) -> list[str]:
         """Rend les lignes de la console ; à lire une fois le serveur arrêté."""

@@ -51,9 +51,9 @@ GUARDS = [
     ),
     (
         "un_client_est_inscrit_avant_que_son_thread_demarre", "serveur_exo.py",
-        "        client.mail_slot.acquire()\n        self.inbox.put(Mail(Event.CONNECTED, client))\n",
+        "        client.mail_slot.acquire()\n        self.postman.inbox.put(Mail(Event.CONNECTED, client))\n",
         "        import functools\n"
-        "        late = functools.partial(self.inbox.put, Mail(Event.CONNECTED, client))\n"
+        "        late = functools.partial(self.postman.inbox.put, Mail(Event.CONNECTED, client))\n"
         "        threading.Timer(1, late).start()\n",
     ),
     (

@@ -107,6 +107,21 @@ def line_with(peer: Peer, word: str) -> str:
     return line
 
 
+def line_heard(server, text: str, word: str) -> str:
+    """Fait envoyer `text` d'un coup à Alice ; rend la ligne avec `word` que Bob reçoit."""
+    _, alice, bob = gather(server, "Alice", "Bob")
+    alice.send(text)
+    return line_with(bob, word)
+
+
+def enter(client: Typist) -> None:
+    """Tape un nom, et attend d'être accueilli et de pouvoir écrire."""
+    client.wait_for("Entrez votre nom : ")
+    client.type("Alice\r")
+    client.wait_for("Bienvenue")
+    client.wait_for("Votre message : ")
+
+
 def hears_nothing(peer: Peer) -> bool:
     """Dit que rien n'arrive pendant un moment ; à ne croire que du naïf, bloqué pour toujours."""
     return not select.select([peer.sock], [], [], SILENCE_SECONDS)[0]
@@ -149,13 +164,8 @@ def test_un_recv_n_est_pas_un_message(naif, serveur):
     Garde : LineBuffer.take coupe les octets reçus sur les fins de ligne.
     """
 
-    def scene(server) -> str:
-        _, alice, bob = gather(server, "Alice", "Bob")
-        alice.send("un\ndeux\n")
-        return line_with(bob, "deux")
-
-    assert scene(naif()) == "deux"
-    assert scene(serveur()) == "Alice : deux"
+    assert line_heard(naif(), "un\ndeux\n", "deux") == "deux"
+    assert line_heard(serveur(), "un\ndeux\n", "deux") == "Alice : deux"
 
 
 def test_le_nom_ne_se_colle_pas_au_premier_message(naif, serveur):
@@ -187,9 +197,7 @@ def test_un_caractere_coupe_par_recv_ne_tue_pas_le_thread(naif, serveur):
     alice.send(message)
     server.error_with("UnicodeDecodeError")
 
-    _, alice, bob = gather(serveur(), "Alice", "Bob")
-    alice.send(message)
-    assert line_with(bob, "xxx") == f"Alice : {message.strip()}"
+    assert line_heard(serveur(), message, "xxx") == f"Alice : {message.strip()}"
 
 
 def test_une_fin_de_flux_n_est_pas_un_message_vide(naif, serveur):
@@ -494,13 +502,9 @@ def test_un_message_ne_pilote_pas_le_terminal_des_autres(naif, serveur):
     Garde : clean, au serveur pour tous et au client avant d'afficher.
     """
 
-    def scene(server) -> str:
-        _, alice, bob = gather(server, "Alice", "Bob")
-        alice.send("\x1b[2Jcoucou\n")
-        return line_with(bob, "coucou")
-
-    assert scene(naif()) == "Alice : \x1b[2Jcoucou"
-    assert scene(serveur()) == "Alice : \ufffd[2Jcoucou"
+    erase = "\x1b[2Jcoucou\n"
+    assert line_heard(naif(), erase, "coucou") == "Alice : \x1b[2Jcoucou"
+    assert line_heard(serveur(), erase, "coucou") == "Alice : \ufffd[2Jcoucou"
 
 
 def test_une_ligne_qui_arrive_ne_coupe_pas_celle_que_l_on_tape(serveur, taper):
@@ -512,10 +516,7 @@ def test_une_ligne_qui_arrive_ne_coupe_pas_celle_que_l_on_tape(serveur, taper):
     def rows(*options: str, program: str = "") -> list[str]:
         server = serveur()
         alice = taper(*options, str(server.port), program=program)
-        alice.wait_for("Entrez votre nom : ")
-        alice.type("Alice\r")
-        alice.wait_for("Bienvenue")
-        alice.wait_for("Votre message : ")
+        enter(alice)
         alice.type("à moitié")
         alice.wait_for("à moitié")
         server.connect("Bob").send("Salut\n")
@@ -533,21 +534,20 @@ def test_la_fin_du_serveur_se_voit_sans_toucher_au_clavier(serveur, taper):
     Le client naïf offre encore d'écrire à un serveur mort, et le premier envoi paraît réussir.
     Garde : call_keyboard interrompt input() par un signal, répété jusqu'à ce qu'il passe.
     """
-    for options in ({"program": NAIVE_CLIENT}, {}):
+
+    def orphan(*options: str, program: str = "") -> Typist:
         server = serveur()
-        port = [str(server.port)] if options else ["--port", str(server.port)]
-        alice = taper(*port, **options)
-        alice.wait_for("Entrez votre nom : ")
-        alice.type("Alice\r")
-        alice.wait_for("Bienvenue")
-        alice.wait_for("Votre message : ")
+        alice = taper(*options, str(server.port), program=program)
+        enter(alice)
         server.stop(signal.SIGKILL)
-        if options:
-            alice.type("il y a quelqu'un ?\r")
-            alice.wait_for("Votre message : ", times=2)
-        else:
-            assert alice.end() == 1
-            assert "Connexion au serveur perdue." in alice.seen
+        return alice
+
+    alice = orphan(program=NAIVE_CLIENT)
+    alice.type("il y a quelqu'un ?\r")
+    alice.wait_for("Votre message : ", times=2)
+    alice = orphan("--port")
+    assert alice.end() == 1
+    assert "Connexion au serveur perdue." in alice.seen
 
 
 def test_close_ne_reveille_pas_le_thread_qui_recoit(serveur, taper):
@@ -572,9 +572,10 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(serveur, taper):
 
     def hangs(alice: Typist) -> bool:
         try:
-            return alice.process.wait(SILENCE_SECONDS) is None
+            alice.process.wait(SILENCE_SECONDS)
         except subprocess.TimeoutExpired:
             return True
+        return False
 
     peers = []
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:

@@ -12,6 +12,7 @@ import client_exo
 import pytest
 import serveur_exo
 from conftest import PATIENCE, ROOT
+from sans_gardes import GUARDS
 
 HERE = Path(__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,9 +58,6 @@ def test_chaque_piege_a_son_epreuve_et_sa_reponse():
 
 
 def test_chaque_garde_est_encore_dans_le_code():
-    sys.path.insert(0, str(HERE))
-    from sans_gardes import GUARDS
-
     tests = (HERE / "test_pieges.py").read_text(encoding="utf-8")
     assert {test for test, *_ in GUARDS} == set(re.findall(r"^def test_(\w+)", tests, re.M))
     for _, file, guard, _ in GUARDS:

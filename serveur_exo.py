@@ -445,6 +445,8 @@ class Postman:
             self.dismiss_the_unnamed()
             self.deliver()
             self.outputs.show(self.room.take_news(), self.room.stamp)
+            if self.outputs.report_skipped():
+                self.is_idle = False
         except Exception as defect:  # le salon n'est peut-être plus juste : tout arrêter
             self.defect = self.defect or defect
             with contextlib.suppress(OSError):  # la fin est déjà en route
@@ -488,7 +490,7 @@ class Postman:
 
     def deliver(self) -> None:
         """Envoie à chacun ce qu'il prend tout de suite, et ferme ceux qui ont fini."""
-        self.is_idle = not self.outputs.report_skipped()
+        self.is_idle = True
         for client in list(self.clients):
             if client.outbox:
                 self.send_to(client)
@@ -703,7 +705,7 @@ class Clerk:
 
     def take_letter(self) -> None:
         """Attend la lettre suivante ou, s'il reste à écrire, la place de le faire."""
-        if self.blocked:
+        if self.blocked and self.letters.empty():
             is_writable([output.descriptor for output in self.blocked], BLOCKED_SECONDS)
             if self.letters.empty():
                 return
@@ -1011,16 +1013,16 @@ def serve(
         clerk.finish(max(0, deadline - time.monotonic()))
     button.close()
     if postman.defect:
-        traceback.print_exception(postman.defect)
+        say_last_word("".join(traceback.format_exception(postman.defect)), inbox)
         return 1
-    say_last_word(inbox)
+    say_last_word("Serveur arrêté.", inbox)
     return 0
 
 
-def say_last_word(inbox: Inbox) -> None:
-    """Écrit la fin sur stderr, avec un greffier neuf : l'autre est peut-être bloqué."""
+def say_last_word(text: str, inbox: Inbox) -> None:
+    """Écrit `text` sur stderr, avec un greffier neuf : l'autre est peut-être bloqué."""
     clerk = Clerk(inbox)
-    Output(2, "stderr", clerk).put(["Serveur arrêté."])
+    Output(2, "stderr", clerk).put([text])
     clerk.finish(LAST_WORD_SECONDS)
 
 

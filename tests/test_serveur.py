@@ -6,6 +6,7 @@ import os
 import pty
 import queue
 import re
+import select
 import signal
 import socket
 import struct
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import serveur_exo
-from conftest import PATIENCE, ROOT, Peer, postman_with
+from conftest import PATIENCE, ROOT, Peer, Server, postman_with
 from serveur_exo import Client, Room
 
 
@@ -442,6 +443,36 @@ def test_une_console_que_personne_ne_lit_n_arrete_ni_le_chat_ni_la_fin(serveur):
     assert server.stop() == 0
 
 
+def test_la_ligne_qui_dit_ce_qui_manque_vient_sans_que_personne_ne_parle_encore(serveur):
+    """La première tournée qui ne tient pas peut aussi être la dernière."""
+    patch = "s.OUTPUT_BYTES = 200; s.NAME_SECONDS = 1000"
+    server = serveur("--debit", "0", stdout=subprocess.PIPE, patch=patch)
+    alice = server.connect("Alice")
+    assert server.process.stdout.readline() == b"Serveur en attente de connexions...\n"
+    assert server.process.stdout.readline() == b"Alice (127.0.0.1) a rejoint le chat.\n"
+    alice.send("x" * 1000 + "\n")
+    assert select.select([server.process.stdout], [], [], PATIENCE)[0]
+    assert server.process.stdout.readline().decode() == "… 1 lignes non affichées.\n"
+
+
+def test_une_console_bloquee_ne_retarde_pas_stderr():
+    """Les deux ont le même greffier."""
+    console, writing = os.pipe()
+    errors, speaking = os.pipe()
+    clerk = serveur_exo.Clerk(queue.SimpleQueue())
+    stuck = serveur_exo.Output(writing, "la console", clerk)
+    # À une lettre par attente d'une sortie bloquée, il y faudrait plus que PATIENCE.
+    for _ in range(2 * int(PATIENCE / serveur_exo.BLOCKED_SECONDS)):
+        stuck.entrust(b"x" * 100)
+    serveur_exo.Output(speaking, "stderr", clerk).put(["Serveur complet."])
+    assert select.select([errors], [], [], PATIENCE)[0]
+    assert os.read(errors, 100).decode() == "Serveur complet.\n"
+    os.close(console)  # plus personne ne lit : le greffier peut finir
+    clerk.finish(PATIENCE)
+    for descriptor in (writing, errors, speaking):
+        os.close(descriptor)
+
+
 def test_un_tube_plein_n_empeche_pas_de_finir(serveur):
     server = serveur("--debit", "0", stdout=subprocess.PIPE)
     alice, bob = server.connect("Alice"), server.connect("Bob")
@@ -760,20 +791,16 @@ def test_sans_msg_dontwait_le_chat_marche_aussi(serveur):
     assert bob.line() == "Alice : Bonjour"
 
 
-@pytest.mark.parametrize("error", ["ValueError", "OSError"])
+@pytest.mark.parametrize(
+    "error",
+    ["ValueError", "OSError", "ValueError('x' * 1_000_000)"],
+    ids=["défaut", "défaut_qui_ressemble_à_une_coupure", "trace_plus_grosse_qu_un_tube_non_lu"],
+)
 def test_une_tournee_qui_echoue_arrete_le_serveur(error):
-    bug = f"def join(*_):\n    raise {error}\ns.Room.join = join"
-    program = f"import sys, serveur_exo as s\n{bug}\nsys.exit(s.main())"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "--port", "0"],
-        cwd=Path(serveur_exo.__file__).parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    port = int(process.stderr.readline().decode().split(" (")[0].rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port)) as sock:
-        sock.sendall(b"Alice\n")
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert b"Traceback" in errors
+    server = Server(patch=f"def join(*_):\n    raise {error}\ns.Room.join = join")
+    server.connect().send("Alice\n")
+    assert server.process.wait(PATIENCE) == 1
+    assert "Traceback" in server.end()
 
 
 def test_ipv6_marche(serveur):

@@ -79,6 +79,11 @@ GUARDS = [
         "        is_calm, self.round_lock = True, threading.Semaphore(9)\n",
     ),
     (
+        "tous_voient_les_messages_dans_le_meme_ordre", "serveur_exo.py",
+        "            with self.round_lock:\n                self.make_round(",
+        "            with threading.Lock():\n                self.make_round(",
+    ),
+    (
         "un_client_mort_ne_fait_pas_taire_un_innocent", "serveur_exo.py",
         "        except OSError:  # plus personne au bout",
         "        except ZeroDivisionError:  # plus personne au bout",

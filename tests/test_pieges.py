@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ NAIVE_SERVER = (HERE / "serveur_naif.py").read_text(encoding="utf-8")
 NAIVE_CLIENT = (HERE / "client_naif.py").read_text(encoding="utf-8")
 
 SILENCE_SECONDS = 1.5  # s sans rien, là où le naïf ne dira jamais plus rien
+MANY_LINES = 4000  # lignes de 1000 octets : assez pour que deux threads se croisent
 MANY_BYTES = 32 * 1024 * 1024  # octets : plus que tous les tampons du système ensemble
 
 
@@ -427,6 +429,34 @@ def test_deux_threads_n_envoient_pas_sur_le_meme_socket(naif, serveur):
     server.read_console()
     assert torn_line(server)
     assert not torn_line(serveur("--debit", "0"))
+
+
+def test_tous_voient_les_messages_dans_le_meme_ordre(naif, serveur):
+    """Deux threads qui envoient chacun à tous peuvent se doubler en chemin.
+
+    Celui d'Alice a servi Chloé, pas encore David ; celui de Bob sert alors les deux : David lit
+    la réponse avant la question.
+    Garde : Postman.run, sous round_lock : une tournée sert tout le monde avant que la suivante
+    commence.
+    """
+
+    def orders(server) -> list[list[str]]:
+        witness, chloe, david, alice, bob = gather(server, "Chloé", "David", "Alice", "Bob")
+        throw_away(witness)
+        for peer in (chloe, david):
+            line_with(peer, "Bob a rejoint")
+        for talker, letter in ((alice, b"a"), (bob, b"b")):
+            throw_away(talker)
+            send_much(talker, letter * 1000 + b"\n")
+        with ThreadPoolExecutor() as pool:  # tous deux lisent : qui ne lit pas serait renvoyé
+            return list(pool.map(lambda peer: [peer.line() for _ in range(MANY_LINES)], (chloe, david)))
+
+    server = naif()
+    server.read_console()
+    chloe, david = orders(server)
+    assert chloe != david
+    chloe, david = orders(serveur("--debit", "0"))
+    assert chloe == david
 
 
 def test_un_client_mort_ne_fait_pas_taire_un_innocent(naif, serveur):

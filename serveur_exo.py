@@ -20,7 +20,6 @@ Quand le facteur dort, le lecteur qui a du courrier fait la tournée à sa place
 """
 
 import argparse
-import collections
 import contextlib
 import datetime
 import enum
@@ -32,14 +31,13 @@ import select
 import selectors
 import signal
 import socket
-import stat
 import struct
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import chat_protocol as protocol
 from chat_protocol import Refused
@@ -62,14 +60,15 @@ MAX_REFUSALS = 5  # noms refusés avant de fermer
 DEFAULT_RATE = 20  # lignes par seconde et par client : plus vite que l'on ne tape
 BURST_LINES = 100  # lignes d'avance : un texte collé passe d'un coup
 
-TICK_SECONDS = 0.005  # s entre deux essais d'envoi à qui n'a pas tout pris
+IDLE_SECONDS = 1  # s entre deux tournées quand il n'y a rien : qui n'a pas dit son nom ?
+TICK_SECONDS = 0.005  # s avant de réessayer ce que le système n'a pas pris
 LATE_BYTES = 1024 * 1024  # octets de retard à partir desquels on attend un client
 CATCH_UP_SECONDS = 1  # s qu'il a pour tout prendre : c'est ce qu'il peut coûter aux autres
 FAREWELL_SECONDS = 5  # s laissées à qui part pour lire ce qui l'attend encore
 LAST_SECONDS = 1  # s laissées de même à chacun quand le serveur s'arrête
 END_SECONDS = 2  # s au plus pour fermer toutes les connexions
-OUTPUTS_SECONDS = 1.5  # s de plus, au plus, pour écrire ce qui attend une sortie
-LAST_WORD_SECONDS = 0.5  # s au plus pour le dernier mot : moins de 5 s en tout
+OUTPUTS_SECONDS = 1  # s au plus pour écrire ce qui attend la console
+LAST_WORD_SECONDS = 0.5  # s au plus pour le journal et le dernier mot : moins de 5 s en tout
 
 KEEPALIVE_IDLE = 60  # s de silence avant de sonder une machine peut-être disparue
 KEEPALIVE_INTERVAL = 15  # s entre deux sondes
@@ -77,9 +76,6 @@ KEEPALIVE_PROBES = 4  # sondes sans réponse : 60 + 4 × 15 = 120 s en tout
 UNANSWERED_MILLISECONDS = 120_000  # ms sans accusé de réception, dans un salon qui parle
 
 OUTPUT_BYTES = 8 * 1024 * 1024  # octets qui attendent une console que personne ne lit
-BLOCKED_SECONDS = 0.05  # s d'attente d'une sortie bloquée avant de regarder l'autre
-
-FULL_LINE = protocol.error_line("Le serveur est complet, réessayez plus tard.")
 
 # Ce que tous les systèmes n'ont pas.
 STOP_SIGNALS = [
@@ -95,12 +91,9 @@ PIPE_BYTES = getattr(select, "PIPE_BUF", 512)  # octets qu'un tube « prêt » p
 
 class Event(enum.Enum):
     CONNECTED = "un client est là, sans nom encore"
-    TICK = "rien : réveille le facteur, car il reste à envoyer"
-    NO_THREAD = "le système n'a pas pu donner de lecteur à ce client"
     LINES = "des lignes entières d'un client"
     GONE = "la connexion d'un client est finie : son lecteur s'arrête"
-    REPORT = "une phrase pour l'exploitant (stderr)"
-    STOP = "le serveur s'arrête"
+    WAKE = "rien : le facteur doit se réveiller"
 
 
 class Mail(NamedTuple):
@@ -109,12 +102,6 @@ class Mail(NamedTuple):
     event: Event
     client: "Client | None" = None
     lines: Sequence[bytes] = ()  # sans fin de ligne
-    text: str = ""
-
-
-# La boîte du facteur. Elle n'a pas de borne à elle : chaque client n'y a jamais qu'un courrier
-# de lignes à la fois (Client.mail_slot) et, une fois, sa fin.
-Inbox: TypeAlias = "queue.SimpleQueue[Mail]"
 
 
 class Client:
@@ -318,8 +305,7 @@ def read_client(client: Client, postman: "Postman", rate: int) -> None:
                 hand_over(lines, client, postman, allowance)
         hand_over(buffer.take_last(), client, postman, allowance)
     except TimeoutError:  # ni accusé de réception ni réponse aux sondes
-        report = f"{client.name} ({client.host}) ne répond plus."
-        postman.inbox.put(Mail(Event.REPORT, text=report))
+        postman.outputs.report(f"{client.name} ({client.host}) ne répond plus.")
     except OSError:
         pass  # connexion coupée net : elle est finie, comme les autres
     finally:
@@ -355,15 +341,15 @@ class Postman:
 
     def __init__(
         self,
-        inbox: Inbox,
         admission: threading.BoundedSemaphore,
         outputs: "Outputs",
         with_stamps: bool,
         button: socket.socket,
     ) -> None:
-        self.inbox = inbox  # par où tous les autres threads lui parlent
+        # Par où tous les autres threads lui parlent. Elle n'a pas de borne : chaque client n'y a
+        # jamais qu'un courrier de lignes à la fois (Client.mail_slot) et, une fois, sa fin.
+        self.inbox: "queue.SimpleQueue[Mail]" = queue.SimpleQueue()
         self.button = button  # pour arrêter le serveur
-        self.is_asleep = False  # écrit par le thread facteur : il attend du courrier
         self.is_stopping = False  # écrit par l'accepteur, une fois
         # Tenu le temps d'une tournée, qui seule écrit les champs suivants. bring et wait_for_mail
         # lisent late sans lui : au pire, un courrier est ouvert une tournée trop tôt.
@@ -381,19 +367,17 @@ class Postman:
 
     def run(self) -> None:
         """Thread facteur : des tournées jusqu'à l'arrêt, puis la fermeture."""
-        patience = None
         while not self.is_stopping:
-            mail = self.wait_for_mail(patience)
+            mail = self.wait_for_mail(IDLE_SECONDS if self.is_idle else TICK_SECONDS)
             with self.round_lock:
                 self.make_round(mail, self.inbox.qsize())
-                patience = self.patience()
         with self.round_lock:
             self.close_everything()
 
     def stop(self) -> None:
         """Demande l'arrêt, sans l'attendre. Accepteur seul."""
         self.is_stopping = True
-        self.inbox.put(Mail(Event.STOP))  # réveille le facteur, qui dort peut-être
+        self.inbox.put(Mail(Event.WAKE))  # réveille le facteur, qui dort peut-être
 
     def bring(self, mail: Mail) -> None:
         """Apporte les lignes d'un client. Son lecteur seul.
@@ -401,37 +385,26 @@ class Postman:
         Si le facteur dort, le lecteur fait la tournée à sa place : dans un salon calme,
         réveiller un autre thread coûterait plus cher qu'elle.
         """
-        is_calm = self.is_asleep and self.inbox.empty() and not self.late
+        is_calm = self.inbox.empty() and not self.late
         if is_calm and self.round_lock.acquire(blocking=False):
             try:
                 self.make_round(mail)
                 if not self.is_idle:
-                    self.inbox.put(Mail(Event.TICK))
+                    self.inbox.put(Mail(Event.WAKE))
             finally:
                 self.round_lock.release()
         else:
             self.inbox.put(mail)
 
-    def wait_for_mail(self, patience: float | None) -> Mail | None:
-        """Rend le courrier suivant, ou None s'il n'en vient pas en `patience` secondes."""
+    def wait_for_mail(self, seconds: float) -> Mail | None:
+        """Rend le courrier suivant, ou None s'il n'en vient pas en `seconds`."""
         if self.late:
             time.sleep(TICK_SECONDS)  # le courrier attend qu'ils aient tout pris
             return None
-        self.is_asleep = True
         try:
-            return self.inbox.get(timeout=patience)
+            return self.inbox.get(timeout=seconds)
         except queue.Empty:
             return None
-        finally:
-            self.is_asleep = False
-
-    def patience(self) -> float | None:
-        """Rend les secondes pendant lesquelles attendre du courrier (None : sans limite)."""
-        if not self.is_idle:
-            return TICK_SECONDS
-        if self.unnamed:
-            return max(0, next(iter(self.unnamed)).name_by - time.monotonic())
-        return None
 
     def make_round(self, mail: Mail | None, more: int = 0) -> None:
         """Une tournée : ouvrir le courrier, distribuer, afficher. À n'appeler que sous round_lock.
@@ -445,8 +418,6 @@ class Postman:
             self.dismiss_the_unnamed()
             self.deliver()
             self.outputs.show(self.room.take_news(), self.room.stamp)
-            if self.outputs.report_skipped():
-                self.is_idle = False
         except Exception as defect:  # le salon n'est peut-être plus juste : tout arrêter
             self.defect = self.defect or defect
             with contextlib.suppress(OSError):  # la fin est déjà en route
@@ -467,9 +438,6 @@ class Postman:
             case Event.CONNECTED:
                 self.clients[client] = self.unnamed[client] = None
                 client.mail_slot.release()
-            case Event.NO_THREAD:
-                client.add_line(FULL_LINE)
-                client.leaving = client.gone = True
             case Event.LINES:
                 client.mail_slot.release()
                 self.room.receive(client, mail.lines)
@@ -478,8 +446,6 @@ class Postman:
             case Event.GONE:
                 client.gone = True
                 self.room.leave(client)
-            case Event.REPORT:
-                self.outputs.report(mail.text)
 
     def dismiss_the_unnamed(self) -> None:
         """Fait partir ceux qui n'ont pas donné de nom à temps, les premiers arrivés d'abord."""
@@ -598,7 +564,7 @@ def shut(sock: socket.socket, how: int) -> None:
 
 
 class Output:
-    """Un descripteur où un greffier écrit pour que personne d'autre n'attende.
+    """Un descripteur, et ce qui attend d'y être écrit : personne d'autre qu'un greffier n'attend.
 
     On écrit avec os.write et non dans un fichier Python : une écriture bloquée
     (Ctrl+S, tube plein) y tiendrait un verrou que la fin du programme attend.
@@ -608,175 +574,148 @@ class Output:
         self.descriptor = descriptor
         self.label = label  # comment la nommer à l'exploitant
         self.clerk = clerk  # celui qui y écrit
-        # La tournée seule écrit les deux champs suivants, le greffier seul les trois d'après.
-        self.handed_bytes = 0  # confiés au greffier depuis le début
-        self.skipped_lines = 0  # pas encore signalées
-        self.waiting: collections.deque[bytes] = collections.deque()
-        self.written_bytes = 0  # sortis depuis le début
+        # À tenir pour toucher aux champs suivants, jamais pendant une écriture.
+        self.lock = threading.Lock()
+        self.waiting = bytearray()  # dans l'ordre : put ajoute à la fin, le greffier ôte au début
+        self.skipped_lines = 0  # lignes sautées faute de place, pas encore signalées
         self.is_broken = False  # rien ne s'y écrit plus
-        try:
-            self.is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)  # toujours prêt
-        except OSError:  # fermée avant même le départ
-            self.is_file, self.is_broken = False, True
+        clerk.outputs.append(self)
 
     def put(self, lines: list[str]) -> None:
-        """Confie des lignes (str sans fin de ligne) ; n'attend jamais. Tournée seule."""
-        if self.is_broken or not lines:
-            return
-        self.report_skipped()
+        """Ajoute des lignes (str sans fin de ligne) ; n'attend jamais. N'importe quel thread."""
         data = protocol.encode_line("\n".join(lines))
-        if self.skipped_lines or not self.has_room(len(data)):
-            self.skipped_lines += len(lines)
-        else:
-            self.entrust(data)
+        with self.lock:
+            if self.is_broken:
+                return
+            if self.skipped_lines or len(self.waiting) + len(data) > OUTPUT_BYTES:
+                self.skipped_lines += len(lines)
+            else:
+                self.waiting += data
+        self.clerk.bell.put(None)
 
-    def report_skipped(self) -> bool:
-        """Dit sur place, s'il y a la place, combien de lignes manquent ; rend True s'il en reste.
+    def next_piece(self) -> bytes:
+        """Rend ce qu'il faut écrire maintenant, en fin de ligne s'il se peut ; b"" s'il n'y a rien.
 
-        Tournée seule. On attend que la moitié soit libre : sinon chaque tournée sautée aurait
-        son annonce, bien plus courte qu'elle.
+        Un tube « prêt » n'en prend pas plus sans bloquer, et un kill -9 qui interrompt une grande
+        écriture en laisserait une partie : des lignes entières n'y sont presque jamais coupées.
         """
-        if self.skipped_lines and self.has_room(OUTPUT_BYTES // 2):
-            notice = f"… {self.skipped_lines} lignes non affichées."
-            self.skipped_lines = 0
-            self.entrust(protocol.encode_line(notice))
-        return self.skipped_lines > 0 and not self.is_broken
-
-    def has_room(self, size: int) -> bool:
-        return self.handed_bytes - self.written_bytes + size <= OUTPUT_BYTES
-
-    def entrust(self, data: bytes) -> None:
-        self.handed_bytes += len(data)
-        self.clerk.letters.put((self, data))
+        with self.lock:
+            # La moitié, sinon chaque ligne sautée aurait son annonce, bien plus courte qu'elle.
+            if self.skipped_lines and len(self.waiting) <= OUTPUT_BYTES // 2:
+                notice = f"… {self.skipped_lines} lignes non affichées."
+                self.waiting += protocol.encode_line(notice)
+                self.skipped_lines = 0
+            end = self.waiting.rfind(b"\n", 0, PIPE_BYTES) + 1
+            return bytes(self.waiting[: end or PIPE_BYTES])
 
     def write_what_fits(self) -> None:
-        """Écrit ce qui attend, sans bloquer ; lève OSError si rien ne s'y écrit plus.
-
-        Greffier seul.
-        """
-        while self.waiting and (self.is_file or is_writable([self.descriptor])):
-            data = self.waiting[0]
+        """Écrit ce qui attend, sans bloquer ; lève OSError si rien ne s'y écrit plus."""
+        while (piece := self.next_piece()) and is_writable(self.descriptor):
             try:
-                written = os.write(self.descriptor, next_piece(data))
+                written = os.write(self.descriptor, piece)
             except BlockingIOError:  # un descripteur non bloquant, hérité tel quel
                 return
-            self.written_bytes += written
-            if written == len(data):
-                self.waiting.popleft()
-            else:
-                self.waiting[0] = data[written:]
+            with self.lock:
+                del self.waiting[:written]
+
+    def give_up(self) -> None:
+        """Oublie ce qui attend : plus rien ne s'écrira ici."""
+        with self.lock:
+            self.is_broken = True
+            self.waiting.clear()
+            self.skipped_lines = 0
 
 
-def next_piece(data: bytes) -> bytes:
-    """Rend le début de `data` à écrire d'un coup, en fin de ligne s'il se peut.
-
-    Un tube « prêt » n'en prend pas plus sans bloquer, et un kill -9 qui interrompt une grande
-    écriture en laisserait une partie : des lignes entières n'y sont presque jamais coupées.
-    """
-    end = data.rfind(b"\n", 0, PIPE_BYTES) + 1
-    return data[: end or PIPE_BYTES]
-
-
-def is_writable(descriptors: list[int], seconds: float = 0) -> bool:
-    """Dit si l'un d'eux prend des octets sans bloquer, en attendant `seconds` au plus."""
+def is_writable(descriptor: int) -> bool:
+    """Dit si ce descripteur prend des octets sans bloquer."""
     try:
-        return bool(select.select([], descriptors, [], seconds)[1])
+        return bool(select.select([], [descriptor], [], 0)[1])
     except OSError:  # Windows, ou un descripteur fermé : write le dira
         return True
 
 
 class Clerk:
-    """Un greffier : un thread qui écrit ce qu'on lui confie, là où cela ne bloque pas."""
+    """Un greffier : un thread qui écrit dans ses sorties, là où cela ne bloque pas."""
 
-    def __init__(self, inbox: Inbox) -> None:
-        self.inbox = inbox  # où signaler une sortie perdue
-        self.letters: "queue.SimpleQueue[tuple[Output, bytes] | None]" = queue.SimpleQueue()
-        self.blocked: set[Output] = set()  # celles où des lignes attendent ; greffier seul
-        self.is_ending = False  # plus aucune lettre ne viendra ; greffier seul
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self.report = report  # à qui signaler une sortie perdue
+        self.outputs: list[Output] = []  # complété par Output, avant toute ligne
+        self.bell: "queue.SimpleQueue[None]" = queue.SimpleQueue()  # qui y met None le réveille
+        self.is_ending = False  # écrit par l'accepteur, une fois
         self.thread = threading.Thread(target=self.run, name="greffier", daemon=True)
         self.thread.start()
 
     def run(self) -> None:
         """Thread greffier : jusqu'à ce que tout soit écrit après `finish`."""
-        while self.blocked or not self.is_ending:
-            self.take_letter()
-            for output in list(self.blocked):
+        is_behind = False
+        while is_behind or not self.is_ending:
+            with contextlib.suppress(queue.Empty):
+                self.bell.get(timeout=TICK_SECONDS if is_behind else None)
+            for output in self.outputs:
                 self.write(output)
-
-    def take_letter(self) -> None:
-        """Attend la lettre suivante ou, s'il reste à écrire, la place de le faire."""
-        if self.blocked and self.letters.empty():
-            is_writable([output.descriptor for output in self.blocked], BLOCKED_SECONDS)
-            if self.letters.empty():
-                return
-        letter = self.letters.get()
-        if letter is None:
-            self.is_ending = True
-        elif not letter[0].is_broken:  # confiée avant qu'on le sache : signalée une fois suffit
-            output, data = letter
-            output.waiting.append(data)
-            self.blocked.add(output)
+            is_behind = any(output.waiting for output in self.outputs)
 
     def write(self, output: Output) -> None:
         try:
             output.write_what_fits()
         except OSError as error:
-            output.is_broken = True
-            output.waiting.clear()
-            self.inbox.put(Mail(Event.REPORT, text=loss_report(output, protocol.explain(error))))
-        if not output.waiting:
-            self.blocked.discard(output)
+            output.give_up()
+            self.report(loss_report(output.label, protocol.explain(error)))
 
     def finish(self, seconds: float) -> None:
         """Fait écrire ce qui peut l'être, pendant `seconds` au plus. Accepteur seul."""
-        self.letters.put(None)
+        self.is_ending = True
+        self.bell.put(None)
         self.thread.join(seconds)
 
 
-def loss_report(output: Output, reason: str) -> str:
-    return f"Plus rien ne s'écrit dans {output.label} ({reason}) ; le chat continue."
+def loss_report(label: str, reason: str) -> str:
+    return f"Plus rien ne s'écrit dans {label} ({reason}) ; le chat continue."
 
 
 class Outputs:
-    """Où va ce que l'exploitant doit voir. La tournée seule s'en sert, tant que le facteur vit."""
+    """Où va ce que l'exploitant doit voir. La tournée montre ; n'importe quel thread signale."""
 
-    def __init__(self, inbox: Inbox) -> None:
-        self.inbox = inbox
-        clerk = Clerk(inbox)
-        self.clerks = [clerk]
-        self.errors = Output(2, "stderr", clerk)
-        self.console = Output(1, "la console", clerk)
+    def __init__(self) -> None:
+        # Deux greffiers : une console bloquée ne retient ni stderr ni le journal.
+        self.console_clerk, self.file_clerk = Clerk(self.report), Clerk(self.report)
+        self.console = Output(1, "la console", self.console_clerk)
+        self.errors = Output(2, "stderr", self.file_clerk)
         self.log: Output | None = None
+        # Un descripteur fermé au départ désignera peut-être un fichier ouvert depuis.
+        self.console.is_broken, self.errors.is_broken = sys.stdout is None, sys.stderr is None
 
     def keep_log(self, descriptor: int) -> None:
-        """Ajoute un journal, qui a son greffier : un disque lent n'y retient que lui."""
-        self.clerks.append(Clerk(self.inbox))
-        self.log = Output(descriptor, "le journal", self.clerks[-1])
+        """Ajoute un journal, avant toute ligne."""
+        self.log = Output(descriptor, "le journal", self.file_clerk)
 
     def greet(self, address: tuple) -> None:
         """Annonce l'écoute, avant que les threads ne démarrent."""
         host, port = address[:2]
         shown = f"[{host}]" if ":" in host else host
-        self.report(f"Écoute sur {shown}:{port} (Ctrl+C pour arrêter).")
+        complain(f"Écoute sur {shown}:{port} (Ctrl+C pour arrêter).")
         if self.console.is_broken:
-            self.report(loss_report(self.console, "fermée"))
+            self.report(loss_report(self.console.label, "fermée"))
         self.console.put(["Serveur en attente de connexions..."])
 
     def report(self, text: str) -> None:
-        """Écrit une phrase sur stderr."""
+        """Écrit une phrase sur stderr. N'importe quel thread."""
         self.errors.put([text])
 
     def show(self, lines: list[str], stamp: str) -> None:
-        """Écrit des lignes à la console, et au journal avec leur date entière."""
+        """Écrit des lignes à la console, et au journal avec leur date entière. Tournée seule."""
+        if not lines:
+            return
         self.console.put([stamp + line for line in lines])
-        if self.log and lines:
+        if self.log:
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
             self.log.put([f"{now} {line}" for line in lines])
 
-    def report_skipped(self) -> bool:
-        """Signale les lignes sautées là où il y a la place ; rend True s'il en reste."""
-        remains = self.console.report_skipped()
-        return bool(self.log and self.log.report_skipped()) or remains
+    def close(self, last_word: str) -> None:
+        """Fait écrire ce qui peut l'être, puis `last_word` sur stderr. Accepteur seul."""
+        self.console_clerk.finish(OUTPUTS_SECONDS)
+        self.report(last_word)
+        self.file_clerk.finish(LAST_WORD_SECONDS)
 
 
 # --- L'accepteur ---------------------------------------------------------------
@@ -821,7 +760,8 @@ class Acceptor:
             self.start_reader(sock, host)
         else:
             self.report(f"Le serveur est complet : {host} refusé.")
-            turn_away(sock)
+            say_full(sock)
+            sock.close()
         return True
 
     def start_reader(self, sock: socket.socket, host: str) -> None:
@@ -839,12 +779,13 @@ class Acceptor:
             self.is_in_trouble = False
         except RuntimeError:
             self.report(f"Le système ne donne plus de thread : {host} refusé.")
-            self.postman.inbox.put(Mail(Event.NO_THREAD, client))
+            say_full(sock)
+            self.postman.inbox.put(Mail(Event.GONE, client))
 
     def report(self, text: str) -> None:
         if not self.is_in_trouble:
             self.is_in_trouble = True
-            self.postman.inbox.put(Mail(Event.REPORT, text=text))
+            self.postman.outputs.report(text)
 
 
 def readable_host(host: str) -> str:
@@ -853,14 +794,13 @@ def readable_host(host: str) -> str:
     return str(mapped or host)
 
 
-def turn_away(sock: socket.socket) -> None:
-    """Dit à un client de trop que c'est complet, sans l'attendre, et ferme."""
+def say_full(sock: socket.socket) -> None:
+    """Dit à un client de trop que c'est complet, sans l'attendre."""
     with contextlib.suppress(OSError):
         sock.setblocking(False)
-        sock.send(protocol.encode_line(FULL_LINE))
+        sock.send(protocol.encode_line(protocol.error_line("Le serveur est complet, réessayez plus tard.")))
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(RECV_BYTES)  # son nom, s'il est déjà là
-    sock.close()
+        sock.recv(RECV_BYTES)  # son nom, s'il est déjà là : non lu, il ferait perdre la réponse
 
 
 def prepare(sock: socket.socket) -> None:
@@ -989,14 +929,12 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def serve(
-    listener: socket.socket, inbox: Inbox, outputs: Outputs, options: argparse.Namespace
-) -> int:
+def serve(listener: socket.socket, outputs: Outputs, options: argparse.Namespace) -> int:
     """Tient le chat jusqu'à un signal ; rend le code de sortie."""
     bell, button = ring_on_signals()
     max_clients = fit_to_file_limit(options.max_clients)
     admission = threading.BoundedSemaphore(max_clients)
-    postman = Postman(inbox, admission, outputs, options.horodatage, button)
+    postman = Postman(admission, outputs, options.horodatage, button)
     postman_thread = threading.Thread(target=postman.run, name="facteur", daemon=True)
     outputs.greet(listener.getsockname())
     if max_clients < options.max_clients:
@@ -1006,29 +944,21 @@ def serve(
         Acceptor(postman, admission, options.debit).run(listener, bell)
         ignore_signals()  # avant que la sonnette ne ferme
 
-    deadline = time.monotonic() + END_SECONDS + OUTPUTS_SECONDS
     postman.stop()
-    postman_thread.join(deadline - time.monotonic())
-    for clerk in outputs.clerks:
-        clerk.finish(max(0, deadline - time.monotonic()))
+    postman_thread.join(END_SECONDS + OUTPUTS_SECONDS)
     button.close()
     if postman.defect:
-        say_last_word("".join(traceback.format_exception(postman.defect)), inbox)
+        outputs.close("".join(traceback.format_exception(postman.defect)))
         return 1
-    say_last_word("Serveur arrêté.", inbox)
+    outputs.close("Serveur arrêté.")
     return 0
 
 
-def say_last_word(text: str, inbox: Inbox) -> None:
-    """Écrit `text` sur stderr, avec un greffier neuf : l'autre est peut-être bloqué."""
-    clerk = Clerk(inbox)
-    Output(2, "stderr", clerk).put([text])
-    clerk.finish(LAST_WORD_SECONDS)
-
-
-def complain(reason: Refused) -> None:
-    if sys.stderr is not None:  # None si stderr est fermée : print irait sur stdout
-        print(reason, file=sys.stderr)
+def complain(text: object) -> None:
+    """Écrit une phrase sur stderr tout de suite, quand aucun greffier ne le fait encore."""
+    if sys.stderr is not None:  # None si elle est fermée : son numéro n'est plus à elle
+        with contextlib.suppress(OSError):
+            os.write(2, protocol.encode_line(str(text)))
 
 
 def main() -> int:
@@ -1038,8 +968,7 @@ def main() -> int:
     except Refused as reason:
         complain(reason)
         return 2
-    inbox: Inbox = queue.SimpleQueue()
-    outputs = Outputs(inbox)  # avant d'ouvrir quoi que ce soit, qui prendrait le numéro 1 ou 2
+    outputs = Outputs()  # avant d'ouvrir quoi que ce soit, qui prendrait le numéro 1 ou 2
     try:
         if options.journal is not None:
             outputs.keep_log(open_log(options.journal))
@@ -1049,7 +978,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:  # pendant la recherche de l'adresse, qui peut durer
         return 0
-    return serve(listener, inbox, outputs, options)
+    return serve(listener, outputs, options)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ jamais une durée ; PATIENCE n'est là que pour qu'un test en échec finisse.
 
 import contextlib
 import os
-import queue
 import signal
 import socket
 import subprocess
@@ -119,9 +118,9 @@ def postman_with(stack: contextlib.ExitStack, *names: str) -> tuple:
     """Rend un facteur sans thread, dans le salon duquel ces clients sont, et leurs bouts."""
     import serveur_exo
 
-    outputs = types.SimpleNamespace(show=lambda *_: None, report_skipped=lambda: False)
+    outputs = types.SimpleNamespace(show=lambda *_: None)
     admission = threading.BoundedSemaphore(len(names))
-    postman = serveur_exo.Postman(queue.SimpleQueue(), admission, outputs, False, None)
+    postman = serveur_exo.Postman(admission, outputs, False, None)
     peers = []
     for name in names:
         ours, theirs = map(stack.enter_context, socket.socketpair())

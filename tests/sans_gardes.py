@@ -75,7 +75,7 @@ GUARDS = [
     ),
     (
         "deux_threads_n_envoient_pas_sur_le_meme_socket", "serveur_exo.py",
-        "        is_calm = self.is_asleep and self.inbox.empty() and not self.late\n",
+        "        is_calm = self.inbox.empty() and not self.late\n",
         "        is_calm, self.round_lock = True, threading.Semaphore(9)\n",
     ),
     (
@@ -93,7 +93,7 @@ GUARDS = [
     ),
     (
         "une_console_que_personne_ne_lit_n_arrete_pas_le_chat", "serveur_exo.py",
-        "        self.clerk.letters.put((self, data))",
+        "        self.clerk.bell.put(None)",
         "        os.write(self.descriptor, data)",
     ),
     (

@@ -455,19 +455,19 @@ def test_la_ligne_qui_dit_ce_qui_manque_vient_sans_que_personne_ne_parle_encore(
     assert server.process.stdout.readline().decode() == "… 1 lignes non affichées.\n"
 
 
-def test_une_console_bloquee_ne_retarde_pas_stderr():
+def test_un_journal_bloque_ne_retarde_pas_stderr():
     """Les deux ont le même greffier."""
-    console, writing = os.pipe()
+    log, writing = os.pipe()
     errors, speaking = os.pipe()
-    clerk = serveur_exo.Clerk(queue.SimpleQueue())
-    stuck = serveur_exo.Output(writing, "la console", clerk)
-    # À une lettre par attente d'une sortie bloquée, il y faudrait plus que PATIENCE.
-    for _ in range(2 * int(PATIENCE / serveur_exo.BLOCKED_SECONDS)):
-        stuck.entrust(b"x" * 100)
-    serveur_exo.Output(speaking, "stderr", clerk).put(["Serveur complet."])
+    clerk = serveur_exo.Clerk(report=None)
+    stuck = serveur_exo.Output(writing, "le journal", clerk)
+    other = serveur_exo.Output(speaking, "stderr", clerk)
+    stuck.put(["x" * 1_000_000])
+    other.put(["Serveur complet."])
     assert select.select([errors], [], [], PATIENCE)[0]
     assert os.read(errors, 100).decode() == "Serveur complet.\n"
-    os.close(console)  # plus personne ne lit : le greffier peut finir
+    stuck.give_up()  # le greffier peut finir
+    os.close(log)
     clerk.finish(PATIENCE)
     for descriptor in (writing, errors, speaking):
         os.close(descriptor)
@@ -557,17 +557,18 @@ def test_une_sortie_fermee_des_le_depart_ne_gene_pas(serveur):
     assert server.stop() == 0
 
 
-def test_une_sortie_perdue_n_est_signalee_qu_une_fois_meme_s_il_restait_des_lettres():
+def test_une_sortie_perdue_n_est_signalee_qu_une_fois_meme_s_il_restait_des_lignes():
     reading, writing = os.pipe()
     os.close(reading)
-    inbox = queue.SimpleQueue()
-    clerk = serveur_exo.Clerk(inbox)
+    reports = []
+    clerk = serveur_exo.Clerk(reports.append)
     output = serveur_exo.Output(writing, "la console", clerk)
     for _ in range(3):
-        output.entrust("Alice a rejoint le chat.\n".encode())
+        output.put(["Alice a rejoint le chat."])
     clerk.finish(PATIENCE)
+    output.put(["Alice a quitté le chat."])
     os.close(writing)
-    assert inbox.qsize() == 1
+    assert reports == [serveur_exo.loss_report("la console", "plus personne ne lit")]
 
 
 def test_stderr_parle_encore_quand_la_console_est_un_tube_plein(serveur):
@@ -694,13 +695,13 @@ def test_un_accueil_qui_echoue_marque_une_pause(monkeypatch):
         def accept(self):
             raise OSError(errno.EMFILE, "Too many open files")
 
-    inbox = queue.SimpleQueue()
-    postman = types.SimpleNamespace(inbox=inbox)
+    reports = []
+    postman = types.SimpleNamespace(outputs=types.SimpleNamespace(report=reports.append))
     acceptor = serveur_exo.Acceptor(postman, threading.BoundedSemaphore(), 20)
     for _ in range(3):
         acceptor.accept(NoMoreFiles())
     assert pauses == [serveur_exo.PAUSE_SECONDS] * 3
-    assert inbox.qsize() == 1
+    assert len(reports) == 1
 
 
 def test_mille_clients_entrent_et_s_entendent(serveur):

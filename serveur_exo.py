@@ -28,7 +28,6 @@ import ipaddress
 import os
 import queue
 import select
-import selectors
 import signal
 import socket
 import struct
@@ -45,6 +44,7 @@ from chat_protocol import Refused
 # --- Limites -----------------------------------------------------------------
 
 BACKLOG = 4096  # connexions que le système garde avant accept : toute une classe d'un coup
+ACCEPT_SECONDS = 0.2  # s par accept, qui sinon ne finirait pas : faut-il s'arrêter ?
 PAUSE_SECONDS = 0.2  # s ; après un échec d'accept, qui sinon échouerait sans fin à 100 % CPU
 DEFAULT_MAX_CLIENTS = 1000
 SPARE_FILES = 32  # fichiers ouverts que le serveur garde pour lui
@@ -138,18 +138,14 @@ class Room:
     def __init__(self) -> None:
         self.members: dict[str, Client] = {}  # name_key(nom) → client admis
         self.stamp = ""  # « [HH:MM] » de la tournée, ou rien
-        self.news: list[str] = []  # lignes de console à montrer, sans horodatage
+        self.news: list[str] = []  # lignes de console de la tournée, sans horodatage
         self.posted_bytes = 0  # octets de la tournée destinés à chacun
 
     def start_round(self, stamp: str) -> None:
         """Commence une tournée, dont toutes les lignes auront le même horodatage."""
         self.stamp = stamp
+        self.news = []
         self.posted_bytes = 0
-
-    def take_news(self) -> list[str]:
-        """Rend les lignes de console apparues depuis la dernière fois."""
-        news, self.news = self.news, []
-        return news
 
     def receive(self, client: Client, lines: list[bytes]) -> None:
         """Traite des lignes d'un client (bytes sans fin de ligne), dans l'ordre."""
@@ -344,17 +340,15 @@ class Postman:
         admission: threading.BoundedSemaphore,
         outputs: "Outputs",
         with_stamps: bool,
-        button: socket.socket,
     ) -> None:
         # Par où tous les autres threads lui parlent. Elle n'a pas de borne : chaque client n'y a
         # jamais qu'un courrier de lignes à la fois (Client.mail_slot) et, une fois, sa fin.
         self.inbox: "queue.SimpleQueue[Mail]" = queue.SimpleQueue()
-        self.button = button  # pour arrêter le serveur
         self.is_stopping = False  # écrit par l'accepteur, une fois
-        # Tenu le temps d'une tournée, qui seule écrit les champs suivants. bring et wait_for_mail
-        # lisent late sans lui : au pire, un courrier est ouvert une tournée trop tôt.
+        # Tenu le temps d'une tournée, qui seule écrit les champs suivants. On lit aussi
+        # late et is_idle sans lui : au pire, une tournée a lieu un peu trop tôt.
         self.round_lock = threading.Lock()
-        self.defect: Exception | None = None  # ce qui a fait échouer une tournée
+        self.defect: Exception | None = None  # ce qui a fait échouer une tournée : tout s'arrête
         self.admission = admission  # une place, rendue quand un client est fermé
         self.outputs = outputs
         self.with_stamps = with_stamps
@@ -413,19 +407,17 @@ class Postman:
         boîte : sinon, le départ d'un client s'ouvrirait avant ses derniers mots.
         """
         try:
+            self.room.start_round(time.strftime("[%H:%M] ") if self.with_stamps else "")
             if mail:
                 self.open_all(mail, more)
             self.dismiss_the_unnamed()
             self.deliver()
-            self.outputs.show(self.room.take_news(), self.room.stamp)
-        except Exception as defect:  # le salon n'est peut-être plus juste : tout arrêter
+            self.outputs.show(self.room.news, self.room.stamp)
+        except Exception as defect:  # le salon n'est peut-être plus juste : l'accepteur s'arrêtera
             self.defect = self.defect or defect
-            with contextlib.suppress(OSError):  # la fin est déjà en route
-                self.button.send(b"!")
 
     def open_all(self, mail: Mail, more: int) -> None:
         """Ouvre un courrier, et `more` autres dans la limite d'une tournée."""
-        self.room.start_round(time.strftime("[%H:%M] ") if self.with_stamps else "")
         self.open_one(mail)
         for _ in range(more):
             if self.late or self.room.posted_bytes >= ROUND_BYTES:
@@ -731,14 +723,21 @@ class Acceptor:
         self.admission = admission  # une place, qu'il prend sans attendre pour chaque client
         self.rate = rate
         self.is_in_trouble = False  # dit une fois, non mille, jusqu'au prochain client admis
+        self.is_stopping = False  # écrit par stop, une fois
 
-    def run(self, listener: socket.socket, bell: socket.socket) -> None:
-        """Accepte des clients jusqu'à ce que la sonnette `bell` ait quelque chose à lire."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(listener, selectors.EVENT_READ)
-            selector.register(bell, selectors.EVENT_READ)
-            while bell not in [key.fileobj for key, _ in selector.select()]:
-                self.accept(listener)
+    def stop(self, *_: object) -> None:
+        """Demande l'arrêt. Appelée au milieu de n'importe quoi, quand un signal arrive.
+
+        Elle ne fait donc que noter : ni exception, ni verrou qui serait peut-être déjà tenu.
+        """
+        self.is_stopping = True
+
+    def run(self, listener: socket.socket) -> None:
+        """Accepte des clients jusqu'à l'arrêt."""
+        listener.settimeout(ACCEPT_SECONDS)
+        while not self.is_stopping and not self.postman.defect:
+            self.accept(listener)
+        listener.settimeout(TICK_SECONDS)
         for _ in range(BACKLOG):  # ceux que le système gardait encore seront prévenus aussi
             if not self.accept(listener):
                 break
@@ -749,7 +748,7 @@ class Acceptor:
             sock, address = listener.accept()
         except ConnectionError:
             return True  # reparti avant d'être accepté
-        except BlockingIOError:
+        except TimeoutError:
             return False
         except OSError as error:  # plus de fichiers, par exemple : cela échouerait sans fin
             self.report(f"Impossible d'accepter un client : {protocol.explain(error)}.")
@@ -805,7 +804,6 @@ def say_full(sock: socket.socket) -> None:
 
 def prepare(sock: socket.socket) -> None:
     """Règle un socket accepté : envois immédiats, sondes contre les machines disparues."""
-    sock.setblocking(True)  # ailleurs que sous Linux, il hérite du mode de l'écoute
     options = [
         (socket.IPPROTO_TCP, "TCP_NODELAY", 1),  # sinon, jusqu'à 40 ms d'attente par envoi
         (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
@@ -839,7 +837,6 @@ def open_listener(host: str, port: int) -> socket.socket:
         raise Refused(f"Impossible d'écouter sur {host}, port {port} : {advice(error)}") from None
     # Hérité par chaque client : c'est tout ce que le système garde d'un bavard freiné.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-    listener.setblocking(False)
     return listener
 
 
@@ -887,26 +884,11 @@ def fit_to_file_limit(max_clients: int) -> int:
     return min(max_clients, max(1, soft - SPARE_FILES))
 
 
-def ring_on_signals() -> tuple[socket.socket, socket.socket]:
-    """Rend une sonnette et son bouton : un octet écrit dans l'un se lit dans l'autre.
-
-    Les signaux l'écrivent (signal.set_wakeup_fd) au lieu de lever une exception au milieu
-    de n'importe quoi ; un second Ctrl+C n'écrit qu'un octet de plus.
-    """
-    bell, button = socket.socketpair()
-    button.setblocking(False)
-    signal.set_wakeup_fd(button.fileno(), warn_on_full_buffer=False)
+def handle_stop_signals(handler: Callable | signal.Handlers) -> None:
+    """Confie à `handler` Ctrl+C, `kill` et la fermeture du terminal (que nohup veut ignorer)."""
     for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup veut ignorer SIGHUP
-            signal.signal(number, lambda *_: None)
-    return bell, button
-
-
-def ignore_signals() -> None:
-    """La fin est en route : un second Ctrl+C, même au dernier instant, n'y change rien."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.set_wakeup_fd(-1)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def parse_options() -> argparse.Namespace:
@@ -931,22 +913,21 @@ def parse_options() -> argparse.Namespace:
 
 def serve(listener: socket.socket, outputs: Outputs, options: argparse.Namespace) -> int:
     """Tient le chat jusqu'à un signal ; rend le code de sortie."""
-    bell, button = ring_on_signals()
     max_clients = fit_to_file_limit(options.max_clients)
     admission = threading.BoundedSemaphore(max_clients)
-    postman = Postman(admission, outputs, options.horodatage, button)
+    postman = Postman(admission, outputs, options.horodatage)
+    acceptor = Acceptor(postman, admission, options.debit)
+    handle_stop_signals(acceptor.stop)
     postman_thread = threading.Thread(target=postman.run, name="facteur", daemon=True)
     outputs.greet(listener.getsockname())
     if max_clients < options.max_clients:
         outputs.report(f"{max_clients} clients au plus : le système limite les fichiers ouverts.")
     postman_thread.start()
-    with listener, bell:
-        Acceptor(postman, admission, options.debit).run(listener, bell)
-        ignore_signals()  # avant que la sonnette ne ferme
-
+    with listener:
+        acceptor.run(listener)
+    handle_stop_signals(signal.SIG_IGN)  # un second Ctrl+C, même au dernier instant, n'y fait rien
     postman.stop()
     postman_thread.join(END_SECONDS + OUTPUTS_SECONDS)
-    button.close()
     if postman.defect:
         outputs.close("".join(traceback.format_exception(postman.defect)))
         return 1

@@ -120,7 +120,7 @@ def postman_with(stack: contextlib.ExitStack, *names: str) -> tuple:
 
     outputs = types.SimpleNamespace(show=lambda *_: None)
     admission = threading.BoundedSemaphore(len(names))
-    postman = serveur_exo.Postman(admission, outputs, False, None)
+    postman = serveur_exo.Postman(admission, outputs, False)
     peers = []
     for name in names:
         ours, theirs = map(stack.enter_context, socket.socketpair())

@@ -34,7 +34,7 @@ def room_of(*names: str) -> tuple:
         room.receive(client, [name.encode()])
     for client in clients:
         client.outbox.clear()
-    room.take_news()
+    room.start_round("")
     return room, *clients
 
 
@@ -49,7 +49,7 @@ def test_un_message_va_a_tous_les_autres_et_a_la_console():
     room.receive(alice, ["  Bonjour !\u00a0 ".encode()])
     assert mail_of(bob) == ["Alice :   Bonjour !\u00a0 "]
     assert mail_of(alice) == []
-    assert room.take_news() == ["Alice :   Bonjour !\u00a0 "]
+    assert room.news == ["Alice :   Bonjour !\u00a0 "]
 
 
 def test_une_ligne_vide_ou_blanche_est_ignoree_meme_a_la_place_du_nom():
@@ -63,7 +63,7 @@ def test_une_arrivee_salue_l_un_et_previent_les_autres():
     room.receive(bob, [b" Bob\t"])
     assert [line.partition(" !")[0] for line in mail_of(bob)] == ["* Bienvenue, Bob"]
     assert mail_of(alice) == ["* Bob a rejoint le chat."]
-    assert room.take_news() == ["Bob (127.0.0.1) a rejoint le chat."]
+    assert room.news == ["Bob (127.0.0.1) a rejoint le chat."]
 
 
 def test_un_nom_deja_pris_a_la_casse_pres_est_refuse():
@@ -87,7 +87,7 @@ def test_partir_sans_avoir_donne_de_nom_ne_laisse_aucune_trace(word):
     room, alice, other = room_of("Alice", "")
     room.receive(other, [word.encode(), b"Bob"])
     assert other.leaving
-    assert mail_of(alice) == mail_of(other) == room.take_news() == []
+    assert mail_of(alice) == mail_of(other) == room.news == []
 
 
 def test_les_departs_s_annoncent_une_fois():
@@ -96,7 +96,7 @@ def test_les_departs_s_annoncent_une_fois():
     room.leave(bob)
     assert mail_of(bob) == ["* Au revoir, Bob."]
     assert mail_of(alice) == ["* Bob a quitté le chat."]
-    assert room.take_news() == ["Bob a quitté le chat."]
+    assert room.news == ["Bob a quitté le chat."]
 
 
 @pytest.mark.parametrize("word", ["/privé", "/prive", "/MP", "/prive\u0301"])
@@ -105,7 +105,7 @@ def test_un_message_prive_ne_va_qu_a_un_seul(word):
     room.receive(alice, [f"{word} BOB //à toi ".encode()])
     assert mail_of(bob) == ["Alice (privé) : //à toi "]
     assert mail_of(alice) == ["* Message privé envoyé à Bob."]
-    assert mail_of(eve) == room.take_news() == []
+    assert mail_of(eve) == room.news == []
 
 
 @pytest.mark.parametrize("line", ["/privé", "/privé Bob", "/privé Zoé salut", "/privé Alice moi"])
@@ -129,7 +129,7 @@ def test_une_commande_inconnue_est_recopiee_sans_danger():
     room, alice, bob = room_of("Alice", "Bob")
     room.receive(alice, [b"/dan\x1bse vite"])
     assert mail_of(alice) == ["! Commande inconnue : /dan\ufffdse (tapez /aide)."]
-    assert mail_of(bob) == room.take_news() == []
+    assert mail_of(bob) == room.news == []
 
 
 @pytest.mark.parametrize("line", [b"\xff\xfe", b"x" * 4097], ids=["pas_utf8", "trop_longue"])
@@ -522,14 +522,14 @@ def test_un_second_ctrl_c_au_dernier_instant_ne_gene_pas(serveur):
 
 def test_qui_attendait_encore_d_etre_accepte_a_aussi_l_adieu():
     listener = serveur_exo.open_listener("127.0.0.1", 0)
-    bell, button = socket.socketpair()
     inbox = queue.SimpleQueue()
-    with listener, bell, button, contextlib.ExitStack() as stack:
+    with listener, contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(socket.create_connection(listener.getsockname()))
-        button.send(b"!")
-        postman = types.SimpleNamespace(inbox=inbox)
-        serveur_exo.Acceptor(postman, threading.BoundedSemaphore(3), 20).run(listener, bell)
+        postman = types.SimpleNamespace(inbox=inbox, defect=None)
+        acceptor = serveur_exo.Acceptor(postman, threading.BoundedSemaphore(3), 20)
+        acceptor.stop()
+        acceptor.run(listener)
     mails = [inbox.get(timeout=PATIENCE) for _ in range(3)]
     assert [mail.event for mail in mails] == [serveur_exo.Event.CONNECTED] * 3
     for mail in mails:

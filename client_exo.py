@@ -15,6 +15,7 @@ import queue
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -340,6 +341,9 @@ def talk(connection: Connection, name: str, screen: Screen) -> int:
         return say_parted(is_lost)
     if is_interrupted and not connection.is_parted:
         complain("Interrompu : tout n'est peut-être pas arrivé.")
+        # Sinon le système enverrait encore ce qui attend : un fantôme parlerait des minutes. Avec
+        # SO_LINGER de 0 s, close le jette.
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     elif not connection.is_parted:
         complain(LOST)
     return 0 if connection.is_parted and not screen.problem else 1

@@ -12,7 +12,7 @@ Chaque thread a un métier :
     accepteur   le thread principal : accepte, et lance un lecteur par client
     lecteur     un par client : recv, des lignes entières, un courrier pour le facteur
     facteur     fait des tournées : ouvrir le courrier, appliquer les règles, envoyer
-    greffiers   écrivent, l'un stderr et la console, l'autre le journal
+    greffiers   écrivent, l'un la console, l'autre stderr et le journal
 
 Une seule tournée a lieu à la fois, et elle seule touche au salon, envoie et ferme : tous les
 clients voient donc les lignes dans le même ordre. Elle ne reste jamais bloquée dans un envoi.
@@ -44,7 +44,7 @@ from chat_protocol import Refused
 # --- Limites -----------------------------------------------------------------
 
 BACKLOG = 4096  # connexions que le système garde avant accept : toute une classe d'un coup
-ACCEPT_SECONDS = 0.2  # s par accept, qui sinon ne finirait pas : faut-il s'arrêter ?
+ACCEPT_SECONDS = 0.05  # s par accept, qui sinon ne finirait pas : faut-il s'arrêter ?
 PAUSE_SECONDS = 0.2  # s ; après un échec d'accept, qui sinon échouerait sans fin à 100 % CPU
 DEFAULT_MAX_CLIENTS = 1000
 SPARE_FILES = 32  # fichiers ouverts que le serveur garde pour lui
@@ -353,9 +353,7 @@ class Postman:
         self.outputs = outputs
         self.with_stamps = with_stamps
         self.room = Room()
-        # Des dict pour ensembles : ils gardent l'ordre d'arrivée.
-        self.clients: dict[Client, None] = {}  # tous, nommés ou non
-        self.unnamed: dict[Client, None] = {}  # ceux dont on attend le nom
+        self.clients: set[Client] = set()  # tous, nommés ou non
         self.late: set[Client] = set()  # en retard : tant qu'il y en a, le courrier reste fermé
         self.is_idle = True  # rien à faire avant le prochain courrier
 
@@ -410,7 +408,6 @@ class Postman:
             self.room.start_round(time.strftime("[%H:%M] ") if self.with_stamps else "")
             if mail:
                 self.open_all(mail, more)
-            self.dismiss_the_unnamed()
             self.deliver()
             self.outputs.show(self.room.news, self.room.stamp)
         except Exception as defect:  # le salon n'est peut-être plus juste : l'accepteur s'arrêtera
@@ -428,34 +425,33 @@ class Postman:
         client = mail.client
         match mail.event:
             case Event.CONNECTED:
-                self.clients[client] = self.unnamed[client] = None
+                self.clients.add(client)
                 client.mail_slot.release()
             case Event.LINES:
                 client.mail_slot.release()
                 self.room.receive(client, mail.lines)
-                if client.name is not None:
-                    self.unnamed.pop(client, None)
             case Event.GONE:
                 client.gone = True
                 self.room.leave(client)
-
-    def dismiss_the_unnamed(self) -> None:
-        """Fait partir ceux qui n'ont pas donné de nom à temps, les premiers arrivés d'abord."""
-        while self.unnamed and (first := next(iter(self.unnamed))).name_by < time.monotonic():
-            del self.unnamed[first]
-            first.add_line(protocol.error_line(f"Pas de nom en {NAME_SECONDS} s : au revoir."))
-            first.leaving = True
 
     def deliver(self) -> None:
         """Envoie à chacun ce qu'il prend tout de suite, et ferme ceux qui ont fini."""
         self.is_idle = True
         for client in list(self.clients):
+            if client.name is None:
+                self.hurry(client)
             if client.outbox:
                 self.send_to(client)
             if client.leaving:
                 self.close_when_done(client)
             if client.outbox or client.leaving:
                 self.is_idle = False
+
+    def hurry(self, client: Client) -> None:
+        """Fait partir un client qui n'a pas donné de nom à temps."""
+        if not client.leaving and time.monotonic() > client.name_by:
+            client.add_line(protocol.error_line(f"Pas de nom en {NAME_SECONDS} s : au revoir."))
+            client.leaving = True
 
     def send_to(self, client: Client) -> None:
         data = b"".join(client.outbox)
@@ -507,8 +503,7 @@ class Postman:
         is_expired = time.monotonic() > client.closing_by
         if client.gone and (is_expired or not client.outbox):
             client.sock.close()
-            del self.clients[client]
-            self.unnamed.pop(client, None)
+            self.clients.remove(client)
             self.admission.release()
         elif is_expired:
             shut(client.sock, socket.SHUT_RDWR)  # réveille son lecteur, qui dira GONE
@@ -519,7 +514,6 @@ class Postman:
         """Prévient chacun que le serveur s'arrête, et ferme, en END_SECONDS au plus."""
         self.late.clear()
         self.make_round(self.wait_for_mail(0), self.inbox.qsize())  # ce qui est déjà lu part encore
-        self.unnamed.clear()
         self.room.members.clear()  # plus de salon : personne ne verra partir les autres
         deadline = time.monotonic() + END_SECONDS
         while self.clients and time.monotonic() < deadline:

@@ -364,10 +364,10 @@ def test_la_liste_ne_change_pas_pendant_qu_on_la_parcourt(naif):
 
     with contextlib.ExitStack() as stack:
         postman, peers = postman_with(stack, "Alice", "Bob", "Chloé", "David")
-        alice, _, _, david = postman.clients
+        clients = {client.name: client for client in postman.clients}
         for mail in (
-            serveur_exo.Mail(serveur_exo.Event.LINES, david, [b"Bonjour"]),
-            serveur_exo.Mail(serveur_exo.Event.GONE, alice),
+            serveur_exo.Mail(serveur_exo.Event.LINES, clients["David"], [b"Bonjour"]),
+            serveur_exo.Mail(serveur_exo.Event.GONE, clients["Alice"]),
         ):
             postman.inbox.put(mail)
         postman.make_round(postman.wait_for_mail(0), more=1)

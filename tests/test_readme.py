@@ -2,7 +2,9 @@
 
 import os
 import re
+import select
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from conftest import PATIENCE, ROOT
 from sans_gardes import GUARDS
 
 HERE = Path(__file__).parent
+SERVER = "import sys, serveur_exo as s\nsys.exit(s.main())"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = (chat_protocol, serveur_exo, client_exo)
 
@@ -27,6 +30,25 @@ def transcripts(text: str) -> list[str]:
     """Rend ce qui est entre des ``` et commence par une commande."""
     return re.findall(r"^```\n(\$ .*?)^```$", text, re.DOTALL | re.MULTILINE)
 
+
+# Chaque commande donnée hors d'un ```…``` : l'épreuve qui la joue, ou pourquoi aucune ne le peut.
+COMMANDS = {
+    "python3 serveur_exo.py": "test_la_session_dans_trois_terminaux_est_celle_du_readme",
+    "python3 client_exo.py": "test_la_session_dans_trois_terminaux_est_celle_du_readme",
+    "python3 serveur_exo.py --hote 0.0.0.0": "test_le_chat_s_ouvre_a_une_salle",
+    "python3 client_exo.py --hote ADRESSE": "test_le_chat_s_ouvre_a_une_salle",
+    "hostname -I": "rien à comparer : chaque machine a ses adresses",
+    "python3 tests/banc_essai.py --variantes": "un quart d'heure ; --rapide a son épreuve",
+    "python3 tests/banc_essai.py": "cinq minutes ; --rapide a son épreuve",
+    "python3 tests/sans_gardes.py": "test_sans_sa_garde_une_epreuve_est_rouge",
+    "python3 -u": "une façon de lancer le client, dite dans les limites",
+    "kill -9": "test_experience_1_tuer_un_client",
+    "yes | python3 client_exo.py --nom Bavard > recu.txt": "test_experience_2_un_bavard",
+    "python3 tests/serveur_naif.py 12345": "test_experience_7_le_serveur_naif",
+    "python3 -m venv .venv && . .venv/bin/activate": "le système ne le permet pas toujours",
+    "python3 -m pip install --quiet -r requirements-dev.txt": ".ci/run",
+    "python3 -m pytest -W error": ".ci/run",
+}
 
 SESSION = transcripts(section("Trois terminaux"))
 OTHERS = [text for text in transcripts(README) if text not in SESSION]
@@ -72,10 +94,31 @@ def test_chaque_option_du_serveur_est_dans_le_tableau():
     assert set(re.findall(r"^\| `(--[\w-]+)", section("Options du serveur"), re.M)) == options
 
 
-def test_chaque_programme_nomme_existe():
-    programs = set(re.findall(r"python3 ([\w/]+\.py)", README))
-    assert len(programs) >= 5
-    assert [program for program in programs if not (ROOT / program).exists()] == []
+def test_aucune_commande_du_readme_n_echappe():
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+    lines = re.findall(r"^    (\w.*)", prose, re.MULTILINE)
+    words = re.findall(r"`([^`]+)`", prose.replace("\n", " "))
+    words = [word for word in words if re.match("(python3|yes|kill|hostname) .", word)]
+    assert set(lines + words) == set(COMMANDS)
+    tests = [where for where in COMMANDS.values() if where.startswith("test_")]
+    assert [name for name in tests if name not in globals()] == []
+
+
+# « python3 » est celui de l'épreuve, comme dans l'environnement virtuel d'un lecteur.
+SHELL = {
+    "cwd": ROOT,
+    "stdin": subprocess.DEVNULL,
+    "start_new_session": True,
+    "env": {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+}
+
+
+def run(command: str) -> subprocess.CompletedProcess:
+    """Fait jouer une ligne par bash ; ce qu'elle affiche est dans stdout."""
+    return subprocess.run(
+        ["bash", "-c", command], timeout=PATIENCE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **SHELL,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("transcript", OTHERS, ids=lambda text: text.split("\n")[0][2:])
@@ -89,19 +132,14 @@ def test_chaque_commande_donne_ce_que_le_readme_montre(serveur, transcript):
         command += f" --port {port}"
     if "serveur_exo" in command:
         command += f" --port {port}"
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, timeout=PATIENCE, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-    )  # fmt: skip
+    done = run(command)
     assert done.stdout.replace(port, "12345") == shown
 
 
 def test_la_session_dans_trois_terminaux_est_celle_du_readme(taper):
     """On tape, de part et d'autre, ce que le README montre, et l'on compare les écrans."""
     shown = [text.splitlines()[1:] for text in SESSION]
-    program = "import sys, serveur_exo as s\nsys.exit(s.main())"
-    server = taper("--port", "0", program=program, width=90)
+    server = taper("--port", "0", program=SERVER, width=90)
     server.wait_for("Serveur en attente de connexions...")
     port = re.search(r":(\d+) ", server.seen)[1]
     alice = taper("--port", port, height=24)
@@ -134,3 +172,75 @@ def test_la_session_dans_trois_terminaux_est_celle_du_readme(taper):
     server.wait_for("Alice a quitté le chat.")
     screens = [[row.replace(port, "12345") for row in peer.rows()] for peer in (server, alice, bob)]
     assert screens == [[row.rstrip() for row in rows] for rows in shown]
+
+
+def test_sans_sa_garde_une_epreuve_est_rouge():
+    """Le script les enlève toutes ; une suffit ici pour voir qu'il marche."""
+    done = run("python3 tests/sans_gardes.py deux_clients")
+    assert (done.returncode, done.stdout) == (0, "rouge deux_clients_n_ont_pas_le_meme_nom\n")
+
+
+# --- Ouvrir à une salle, et les expériences --------------------------------------
+
+
+def test_le_chat_s_ouvre_a_une_salle(serveur, taper):
+    server = serveur("--hote", "0.0.0.0")
+    assert server.listening.startswith("Écoute sur 0.0.0.0:")
+    alice = taper("--hote", "127.0.0.1", "--port", str(server.port), "--nom", "Alice")
+    alice.wait_for("Bienvenue, Alice !")
+
+
+def test_experience_1_tuer_un_client(serveur, taper):
+    server = serveur()
+    alice = server.connect("Alice")
+    bob = taper("--port", str(server.port), "--nom", "Bob")
+    assert alice.line() == "* Bob a rejoint le chat."
+    bob.process.kill()
+    assert alice.line() == "* Bob a quitté le chat."
+
+
+def test_experience_2_un_bavard(serveur, tmp_path):
+    server = serveur()
+    alice, bob = server.connect("Alice"), server.connect("Bob")
+    received = tmp_path / "recu.txt"
+    command = f"yes | python3 client_exo.py --nom Bavard --port {server.port} > {received}"
+    flood = subprocess.Popen(["bash", "-c", command], stderr=subprocess.DEVNULL, **SHELL)
+    assert bob.line() == "* Bavard a rejoint le chat."
+    for _ in range(100):
+        assert bob.line() == "Bavard : y"
+    alice.send("On s'entend ?\n")
+    while (line := bob.line()) == "Bavard : y":
+        pass
+    assert line == "Alice : On s'entend ?"
+    os.killpg(flood.pid, signal.SIGINT)  # ce que fait Ctrl+C
+    flood.wait(PATIENCE)
+    late = 0  # des milliers, si le système envoyait encore tout ce qui attendait
+    while (line := bob.line()) == "Bavard : y" and late < 1000:
+        late += 1
+    assert line == "* Bavard a quitté le chat."
+    assert "Alice : On s'entend ?\n" in received.read_text(encoding="utf-8")
+
+
+def test_experience_3_figer_la_console(taper):
+    server = taper("--port", "0", program=SERVER, width=90)
+    server.wait_for("Serveur en attente de connexions...")
+    port = re.search(r":(\d+) ", server.seen)[1]
+    alice, bob = (taper("--port", port, "--nom", name) for name in ("Alice", "Bob"))
+    for client in (alice, bob):
+        client.wait_for("Votre message : ")
+    server.wait_for("Bob (127.0.0.1) a rejoint le chat.")
+    server.type("\x13")  # Ctrl+S
+    alice.type("Bonjour !\r")
+    bob.wait_for("Alice : Bonjour !")
+    bob.type("/liste\r")
+    bob.wait_for("Connectés (2)")
+    assert not select.select([server.master], [], [], 0)[0]
+    server.type("\x11")  # Ctrl+Q
+    server.wait_for("Alice : Bonjour !")
+
+
+def test_experience_7_le_serveur_naif():
+    command = [sys.executable, "tests/serveur_naif.py", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as naive:
+        assert naive.stdout.readline().startswith("Écoute sur le port ")
+        naive.kill()

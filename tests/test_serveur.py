@@ -306,11 +306,11 @@ def test_qui_part_en_retard_n_est_plus_attendu():
     """Sinon le courrier de tous serait retenu pour toujours."""
     with contextlib.ExitStack() as stack:
         postman, _ = postman_with(stack, "Alice", "Bob")
-        alice = next(iter(postman.clients))
-        alice.outbox.append(b"x" * 8_000_000)
+        late = next(iter(postman.clients))
+        late.outbox.append(b"x" * 8_000_000)
         postman.make_round(None)
-        assert postman.late == {alice}
-        postman.make_round(serveur_exo.Mail(serveur_exo.Event.LINES, alice, [b"exit"]))
+        assert postman.late == {late}
+        postman.make_round(serveur_exo.Mail(serveur_exo.Event.LINES, late, [b"exit"]))
         assert postman.late == set()
 
 

@@ -19,12 +19,13 @@ clients voient donc les lignes dans le même ordre. Elle ne reste jamais bloqué
 Quand le facteur dort, le lecteur qui a du courrier fait la tournée à sa place.
 """
 
+from __future__ import annotations  # une classe peut en nommer une qui vient plus bas
+
 import argparse
 import contextlib
 import datetime
 import enum
 import errno
-import ipaddress
 import os
 import queue
 import select
@@ -65,25 +66,10 @@ TICK_SECONDS = 0.005  # s avant de réessayer ce que le système n'a pas pris
 LATE_BYTES = 1024 * 1024  # octets de retard à partir desquels on attend un client
 CATCH_UP_SECONDS = 1  # s qu'il a pour tout prendre : c'est ce qu'il peut coûter aux autres
 FAREWELL_SECONDS = 5  # s laissées à qui part pour lire ce qui l'attend encore
-LAST_SECONDS = 1  # s laissées de même à chacun quand le serveur s'arrête
-END_SECONDS = 2  # s au plus pour fermer toutes les connexions
+END_SECONDS = 1  # s laissées de même à tous quand le serveur s'arrête
+SLACK_SECONDS = 1  # s de plus, si une tournée est en cours
 OUTPUTS_SECONDS = 1  # s au plus pour écrire ce qui attend la console
-LAST_WORD_SECONDS = 0.5  # s au plus pour le journal et le dernier mot : moins de 5 s en tout
-
-KEEPALIVE_IDLE = 60  # s de silence avant de sonder une machine peut-être disparue
-KEEPALIVE_INTERVAL = 15  # s entre deux sondes
-KEEPALIVE_PROBES = 4  # sondes sans réponse : 60 + 4 × 15 = 120 s en tout
-UNANSWERED_MILLISECONDS = 120_000  # ms sans accusé de réception, dans un salon qui parle
-
-OUTPUT_BYTES = 8 * 1024 * 1024  # octets qui attendent une console que personne ne lit
-
-# Ce que tous les systèmes n'ont pas.
-STOP_SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
-DONT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)  # Windows ne l'a pas
-SMALL_SEND_BYTES = 16 * 1024  # octets par envoi là où il manque : moins que ce qu'il tamponne
-PIPE_BYTES = getattr(select, "PIPE_BUF", 512)  # octets qu'un tube « prêt » prend sans bloquer
+LAST_WORD_SECONDS = 0.5  # s au plus pour le journal et le dernier mot : 3,5 s en tout
 
 
 # --- Ce que les threads s'envoient -------------------------------------------
@@ -100,7 +86,7 @@ class Mail(NamedTuple):
     """Un courrier pour le facteur : n'importe quel thread le poste, une tournée l'ouvre."""
 
     event: Event
-    client: "Client | None" = None
+    client: Client | None = None
     lines: Sequence[bytes] = ()  # sans fin de ligne
 
 
@@ -111,15 +97,14 @@ class Client:
         self.sock = sock  # son lecteur y lit ; la tournée y envoie et le ferme
         self.host = host  # jamais modifié
         self.name_by = time.monotonic() + NAME_SECONDS  # jamais modifié
-        # Pris avant de poster CONNECTED ou LINES, rendu par la tournée qui l'ouvre : celui qui
-        # envoie trop vite attend là, puis TCP le freine.
+        # Pris avant de poster CONNECTED ou LINES, rendu par la tournée qui ouvre ce courrier : le
+        # lecteur de qui envoie trop vite attend là, puis TCP freine ce client.
         self.mail_slot = threading.Lock()
         # La tournée seule écrit les champs suivants ; le lecteur n'en lit que deux,
         # name et leaving, qui ne changent qu'une fois.
         self.name: str | None = None  # None tant qu'aucun nom n'est admis
         self.refusals = 0  # noms refusés
         self.outbox: list[bytes] = []  # lignes prêtes à partir, dans l'ordre
-        self.catch_up_by = 0.0  # instant où il sera renvoyé, s'il est en retard
         self.leaving = False  # il n'est plus du salon : ce qu'il envoie est jeté
         self.closing_by: float | None = None  # instant où l'on n'attend plus qu'il ferme
         self.gone = False  # son lecteur a fini
@@ -127,6 +112,174 @@ class Client:
     def add_line(self, text: str) -> None:
         """Met une ligne (str sans fin de ligne) dans l'outbox ; ne l'envoie pas encore."""
         self.outbox.append(protocol.encode_line(text))
+
+
+# --- L'accepteur ---------------------------------------------------------------
+
+
+class Acceptor:
+    """Le thread principal : accepte les clients et donne un lecteur à chacun."""
+
+    def __init__(self, postman: Postman, rate: int) -> None:
+        self.postman = postman  # à qui les lecteurs parlent, et l'accepteur aussi
+        self.rate = rate  # lignes par seconde et par client
+        self.is_in_trouble = False  # un refus est signalé : les suivants, non, jusqu'à une arrivée
+        self.is_stopping = False  # écrit par stop, une fois
+
+    def run(self, listener: socket.socket) -> None:
+        """Accepte des clients jusqu'à l'arrêt."""
+        listener.settimeout(ACCEPT_SECONDS)
+        while not self.is_stopping and not self.postman.defect:
+            self.accept(listener)
+        listener.setblocking(False)
+        for _ in range(BACKLOG):  # ceux que le système gardait encore seront prévenus aussi
+            if not self.accept(listener):
+                break
+
+    def accept(self, listener: socket.socket) -> bool:
+        """Accepte un client, ou le refuse ; rend False s'il n'y en a pas."""
+        try:
+            sock, address = listener.accept()
+        except ConnectionError:
+            return True  # reparti avant d'être accepté
+        except (TimeoutError, BlockingIOError):
+            return False  # personne
+        except OSError as error:  # plus de fichiers, par exemple : cela échouerait sans fin
+            self.report(f"Impossible d'accepter un client : {protocol.explain(error)}.")
+            time.sleep(PAUSE_SECONDS)
+            return False
+        host = address[0].removeprefix("::ffff:")  # une adresse IPv4 vue par IPv6
+        if self.postman.admission.acquire(blocking=False):
+            self.start_reader(sock, host)
+        else:
+            self.report(f"Le serveur est complet : {host} refusé.")
+            say_full(sock)
+            sock.close()
+        return True
+
+    def start_reader(self, sock: socket.socket, host: str) -> None:
+        prepare(sock)
+        client = Client(sock, host)
+        # D'abord l'inscrire, ensuite lancer son thread : dans l'ordre inverse, ses
+        # lignes pourraient arriver avant lui.
+        client.mail_slot.acquire()
+        self.postman.inbox.put(Mail(Event.CONNECTED, client))
+        reader = threading.Thread(
+            target=read_client, args=(client, self.postman, self.rate), name="lecteur", daemon=True
+        )
+        try:
+            reader.start()
+            self.is_in_trouble = False
+        except RuntimeError:
+            self.report(f"Le système ne donne plus de thread : {host} refusé.")
+            say_full(sock)
+            self.postman.inbox.put(Mail(Event.GONE, client))
+
+    def report(self, text: str) -> None:
+        if not self.is_in_trouble:
+            self.is_in_trouble = True
+            self.postman.outputs.report(text)
+
+    def stop(self, *_: object) -> None:
+        """Demande l'arrêt. Appelée au milieu de n'importe quoi, quand un signal arrive.
+
+        Elle ne fait donc que noter : ni exception, ni verrou qui serait peut-être déjà tenu.
+        """
+        self.is_stopping = True
+
+
+def say_full(sock: socket.socket) -> None:
+    """Dit à un client de trop que c'est complet, sans l'attendre."""
+    with contextlib.suppress(OSError):
+        sock.setblocking(False)
+        sock.send(protocol.encode_line(protocol.error_line("Le serveur est complet, réessayez plus tard.")))
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(RECV_BYTES)  # son nom, s'il est déjà là : non lu, il ferait perdre la réponse
+
+
+KEEPALIVE_IDLE = 60  # s de silence avant de sonder une machine peut-être disparue
+KEEPALIVE_INTERVAL = 15  # s entre deux sondes
+KEEPALIVE_PROBES = 4  # sondes sans réponse : 60 + 4 × 15 = 120 s en tout
+UNANSWERED_MILLISECONDS = 120_000  # ms sans accusé de réception, dans un salon qui parle
+
+
+def prepare(sock: socket.socket) -> None:
+    """Règle un socket accepté : envois immédiats, sondes contre les machines disparues."""
+    sock.setblocking(True)  # ailleurs que sous Linux, il hérite du mode de l'écoute
+    options = [
+        (socket.IPPROTO_TCP, "TCP_NODELAY", 1),  # sinon, jusqu'à 40 ms d'attente par envoi
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", KEEPALIVE_PROBES),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", UNANSWERED_MILLISECONDS),
+    ]
+    for level, name, value in options:
+        if hasattr(socket, name):  # tous les systèmes n'ont pas tout
+            with contextlib.suppress(OSError):  # déjà coupé : son lecteur le dira
+                sock.setsockopt(level, getattr(socket, name), value)
+
+
+# --- La vie d'un client : ce qu'il envoie --------------------------------------
+
+
+class Allowance:
+    """Le débit d'un client : un seau à jetons, un par ligne. Son lecteur seul s'en sert."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate  # jetons par seconde ; 0 : sans limite
+        self.tokens = float(BURST_LINES)
+        self.counted_at = time.monotonic()
+
+    def allowed_lines(self) -> int:
+        """Rend combien de lignes prendre maintenant, une au moins."""
+        return max(1, int(self.tokens)) if self.rate else LINES_PER_MAIL
+
+    def spend(self, lines: int) -> float:
+        """Paie des lignes ; rend les secondes à attendre avant de les transmettre."""
+        if not self.rate:
+            return 0
+        now = time.monotonic()
+        earned = (now - self.counted_at) * self.rate
+        self.counted_at = now
+        self.tokens = min(BURST_LINES, self.tokens + earned) - lines
+        return max(0, -self.tokens / self.rate)
+
+
+def read_client(client: Client, postman: Postman, rate: int) -> None:
+    """Thread lecteur : de la connexion d'un client à sa fin."""
+    buffer, allowance = protocol.LineBuffer(), Allowance(rate)
+    size = QUIET_RECV_BYTES
+    try:
+        while data := client.sock.recv(size):
+            if client.leaving:
+                continue  # lu et jeté : des octets non lus feraient perdre l'au revoir
+            size = QUIET_RECV_BYTES if len(data) < QUIET_RECV_BYTES else RECV_BYTES
+            buffer.feed(data)
+            while not client.leaving and (lines := buffer.take(allowance.allowed_lines())):
+                hand_over(lines, client, postman, allowance)
+        if last := buffer.take_last():
+            hand_over(last, client, postman, allowance)
+    except TimeoutError:  # ni accusé de réception ni réponse aux sondes
+        postman.outputs.report(f"{client.name} ({client.host}) ne répond plus.")
+    except OSError:
+        pass  # connexion coupée net : elle est finie, comme les autres
+    finally:
+        postman.inbox.put(Mail(Event.GONE, client))
+
+
+def hand_over(
+    lines: list[bytes], client: Client, postman: Postman, allowance: Allowance
+) -> None:
+    """Transmet des lignes au facteur, au débit permis ; lève OSError si le client est coupé."""
+    delay = allowance.spend(len(lines))
+    if delay > 0:
+        time.sleep(delay)
+        # Les lignes d'un client coupé restent lisibles : à ce débit, un fantôme parlerait
+        # des heures. getpeername échoue dès que la connexion n'existe plus.
+        client.sock.getpeername()
+    client.mail_slot.acquire()
+    postman.bring(Mail(Event.LINES, client, lines))
 
 
 # --- Le salon : les règles, sans socket ni thread -----------------------------
@@ -181,7 +334,7 @@ class Room:
             self.refuse(client, str(reason))
 
     def join(self, client: Client, name: str) -> None:
-        """Admet un client sous ce nom (normalisé), ou lève Refused s'il est pris."""
+        """Admet un client sous ce nom (normalisé), ou lève Refused si ce nom est pris."""
         key = protocol.name_key(name)
         if key in self.members:
             raise Refused(f"Le nom {name} est déjà pris : choisissez-en un autre.")
@@ -261,100 +414,35 @@ class Room:
         self.news += news
 
 
-# --- La vie d'un client : ce qu'il envoie --------------------------------------
-
-
-class Allowance:
-    """Le débit d'un client : un seau à jetons, un par ligne. Son lecteur seul s'en sert."""
-
-    def __init__(self, rate: int) -> None:
-        self.rate = rate  # jetons par seconde ; 0 : sans limite
-        self.tokens = float(BURST_LINES)
-        self.counted_at = time.monotonic()
-
-    def lines(self) -> int:
-        """Rend combien de lignes prendre maintenant, une au moins."""
-        return max(1, int(self.tokens)) if self.rate else LINES_PER_MAIL
-
-    def spend(self, lines: int) -> float:
-        """Paie des lignes ; rend les secondes à attendre avant de les transmettre."""
-        if not self.rate:
-            return 0
-        now = time.monotonic()
-        earned = (now - self.counted_at) * self.rate
-        self.counted_at = now
-        self.tokens = min(BURST_LINES, self.tokens + earned) - lines
-        return max(0, -self.tokens / self.rate)
-
-
-def read_client(client: Client, postman: "Postman", rate: int) -> None:
-    """Thread lecteur : de la connexion d'un client à sa fin."""
-    buffer, allowance = protocol.LineBuffer(), Allowance(rate)
-    size = QUIET_RECV_BYTES
-    try:
-        while data := client.sock.recv(size):
-            if client.leaving:
-                continue  # lu et jeté : des octets non lus feraient perdre l'au revoir
-            size = QUIET_RECV_BYTES if len(data) < QUIET_RECV_BYTES else RECV_BYTES
-            buffer.feed(data)
-            while not client.leaving and (lines := buffer.take(allowance.lines())):
-                hand_over(lines, client, postman, allowance)
-        hand_over(buffer.take_last(), client, postman, allowance)
-    except TimeoutError:  # ni accusé de réception ni réponse aux sondes
-        postman.outputs.report(f"{client.name} ({client.host}) ne répond plus.")
-    except OSError:
-        pass  # connexion coupée net : elle est finie, comme les autres
-    finally:
-        postman.inbox.put(Mail(Event.GONE, client))
-
-
-def hand_over(
-    lines: list[bytes], client: Client, postman: "Postman", allowance: Allowance
-) -> None:
-    """Transmet des lignes au facteur, au débit permis ; lève OSError si le client est coupé."""
-    if not lines:
-        return
-    delay = allowance.spend(len(lines))
-    if delay > 0:
-        time.sleep(delay)
-        # Les lignes d'un client coupé restent lisibles : à ce débit, un fantôme parlerait
-        # des heures. getpeername échoue dès que la connexion n'existe plus.
-        client.sock.getpeername()
-    client.mail_slot.acquire()
-    postman.bring(Mail(Event.LINES, client, lines))
-
-
 # --- La vie d'un client : ce qu'il reçoit --------------------------------------
 
 
 class Postman:
     """Le facteur : il fait des tournées, qui seules touchent au salon, envoient et ferment.
 
-    Une tournée ne reste jamais bloquée dans un envoi : son verrou se rend aussitôt, quoi que
-    fassent les clients. C'est ce qui manque au dictionnaire partagé, où l'on envoie en tenant
-    le verrou.
+    Une tournée envoie en tenant un verrou, mais sans jamais attendre : il est aussitôt libre.
+    Avec le dictionnaire partagé habituel, `sendall` attend en le tenant, et tous avec lui.
     """
 
     def __init__(
-        self,
-        admission: threading.BoundedSemaphore,
-        outputs: "Outputs",
-        with_stamps: bool,
+        self, admission: threading.BoundedSemaphore, outputs: Outputs, with_stamps: bool
     ) -> None:
-        # Par où tous les autres threads lui parlent. Elle n'a pas de borne : chaque client n'y a
-        # jamais qu'un courrier de lignes à la fois (Client.mail_slot) et, une fois, sa fin.
-        self.inbox: "queue.SimpleQueue[Mail]" = queue.SimpleQueue()
+        # Par où tous les autres threads lui parlent. Elle n'a pas de borne : un client n'y a jamais
+        # qu'un courrier à la fois (Client.mail_slot), et une fois sa fin ; WAKE est rare.
+        self.inbox: queue.SimpleQueue[Mail] = queue.SimpleQueue()
         self.is_stopping = False  # écrit par l'accepteur, une fois
-        # Tenu le temps d'une tournée, qui seule écrit les champs suivants. On lit aussi
-        # late et is_idle sans lui : au pire, une tournée a lieu un peu trop tôt.
+        # Tenu le temps d'une tournée, qui seule écrit les champs suivants. On lit
+        # late et is_idle sans le tenir : au pire, une tournée a lieu un peu trop tôt.
         self.round_lock = threading.Lock()
         self.defect: Exception | None = None  # ce qui a fait échouer une tournée : tout s'arrête
-        self.admission = admission  # une place, rendue quand un client est fermé
+        self.admission = admission  # une place par client : prise à l'accueil, rendue à la fermeture
         self.outputs = outputs
         self.with_stamps = with_stamps
         self.room = Room()
         self.clients: set[Client] = set()  # tous, nommés ou non
-        self.late: set[Client] = set()  # en retard : tant qu'il y en a, le courrier reste fermé
+        # Ceux qui sont en retard, et l'instant où ils seront mis dehors. Tant qu'il y en a, le
+        # courrier reste fermé.
+        self.late: dict[Client, float] = {}
         self.is_idle = True  # rien à faire avant le prochain courrier
 
     def run(self) -> None:
@@ -439,7 +527,7 @@ class Postman:
         self.is_idle = True
         for client in list(self.clients):
             if client.name is None:
-                self.hurry(client)
+                self.dismiss_if_unnamed(client)
             if client.outbox:
                 self.send_to(client)
             if client.leaving:
@@ -447,7 +535,7 @@ class Postman:
             if client.outbox or client.leaving:
                 self.is_idle = False
 
-    def hurry(self, client: Client) -> None:
+    def dismiss_if_unnamed(self, client: Client) -> None:
         """Fait partir un client qui n'a pas donné de nom à temps."""
         if not client.leaving and time.monotonic() > client.name_by:
             client.add_line(protocol.error_line(f"Pas de nom en {NAME_SECONDS} s : au revoir."))
@@ -465,21 +553,20 @@ class Postman:
             self.watch_delay(client, len(data) - sent)
 
     def watch_delay(self, client: Client, behind: int) -> None:
-        """Donne une seconde pour tout prendre à qui a plus d'un Mio de retard, puis le renvoie.
+        """Donne une seconde pour tout prendre à qui a plus d'un Mio de retard, puis le met dehors.
 
         Tout, et non « un peu » : qui lirait un octet à la fois tiendrait le salon à son pas.
         """
         if not behind:
-            self.late.discard(client)
+            self.late.pop(client, None)
         elif client not in self.late:
             if behind > LATE_BYTES:
-                self.late.add(client)
-                client.catch_up_by = time.monotonic() + CATCH_UP_SECONDS
-        elif time.monotonic() > client.catch_up_by:
+                self.late[client] = time.monotonic() + CATCH_UP_SECONDS
+        elif time.monotonic() > self.late[client]:
             self.drop(client, behind)
 
     def drop(self, client: Client, behind: int) -> None:
-        """Renvoie un client qui ne lit plus."""
+        """Met dehors un client qui ne lit plus."""
         self.outputs.report(
             f"{client.name} ({client.host}) renvoyé : il ne lit plus ({behind} octets l'attendent)."
         )
@@ -489,15 +576,14 @@ class Postman:
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         shut(client.sock, socket.SHUT_RDWR)
         self.room.leave(client)
-        self.is_idle = False  # son départ reste à distribuer
 
     def close_when_done(self, client: Client) -> None:
-        """Ferme en deux temps un client qui part : l'envoi, puis le socket s'il a fermé aussi.
+        """Ferme en deux temps : l'envoi, puis le socket quand le client a fermé ou trop tardé.
 
         Fermer d'un coup, avec des octets non lus, ferait envoyer par TCP un « reset »
         qui peut détruire l'au revoir en chemin (RFC 1122, 4.2.2.13).
         """
-        self.late.discard(client)  # qui part n'est plus attendu
+        self.late.pop(client, None)  # qui part n'est plus attendu
         if client.closing_by is None:
             client.closing_by = time.monotonic() + FAREWELL_SECONDS
         is_expired = time.monotonic() > client.closing_by
@@ -513,7 +599,7 @@ class Postman:
     def close_everything(self) -> None:
         """Prévient chacun que le serveur s'arrête, et ferme, en END_SECONDS au plus."""
         self.late.clear()
-        self.make_round(self.wait_for_mail(0), self.inbox.qsize())  # ce qui est déjà lu part encore
+        self.make_round(self.wait_for_mail(0), self.inbox.qsize())  # au-delà, le courrier est jeté
         self.room.members.clear()  # plus de salon : personne ne verra partir les autres
         deadline = time.monotonic() + END_SECONDS
         while self.clients and time.monotonic() < deadline:
@@ -521,15 +607,17 @@ class Postman:
                 if not client.leaving:
                     client.add_line(protocol.notice_line("Le serveur s'arrête."))
                     client.leaving = True
-                    client.closing_by = time.monotonic() + LAST_SECONDS
-            self.late.clear()  # plus d'attente
             self.make_round(self.wait_for_mail(TICK_SECONDS), self.inbox.qsize())
+
+
+DONT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)  # Windows ne l'a pas
+SMALL_SEND_BYTES = 16 * 1024  # octets par envoi là où il manque : moins que ce qu'il tamponne
 
 
 def send_now(sock: socket.socket, data: bytes) -> int:
     """Envoie ce que le système prend tout de suite ; rend ce nombre d'octets, 0 peut-être.
 
-    Le socket reste bloquant : son mode serait commun à tous les threads qui s'en servent.
+    Le socket reste bloquant : son lecteur s'en sert aussi, et a besoin d'attendre.
     """
     if DONT_WAIT is None:
         is_ready = select.select([], [sock], [], 0)[1]
@@ -549,14 +637,19 @@ def shut(sock: socket.socket, how: int) -> None:
 # --- Les sorties : stderr, console, journal ------------------------------------
 
 
+OUTPUT_BYTES = 8 * 1024 * 1024  # octets qui attendent une console que personne ne lit
+PIPE_BYTES = getattr(select, "PIPE_BUF", 512)  # octets qu'un tube « prêt » prend sans bloquer
+BLOCKED_SECONDS = 0.05  # s d'attente d'une sortie bloquée avant de regarder l'autre
+
+
 class Output:
-    """Un descripteur, et ce qui attend d'y être écrit : personne d'autre qu'un greffier n'attend.
+    """Un descripteur, et ce qui attend d'y être écrit. Seul le greffier peut y être bloqué.
 
     On écrit avec os.write et non dans un fichier Python : une écriture bloquée
     (Ctrl+S, tube plein) y tiendrait un verrou que la fin du programme attend.
     """
 
-    def __init__(self, descriptor: int, label: str, clerk: "Clerk") -> None:
+    def __init__(self, descriptor: int, label: str, clerk: Clerk) -> None:
         self.descriptor = descriptor
         self.label = label  # comment la nommer à l'exploitant
         self.clerk = clerk  # celui qui y écrit
@@ -577,7 +670,7 @@ class Output:
                 self.skipped_lines += len(lines)
             else:
                 self.waiting += data
-        self.clerk.bell.put(None)
+        self.clerk.bell.set()
 
     def next_piece(self) -> bytes:
         """Rend ce qu'il faut écrire maintenant, en fin de ligne s'il se peut ; b"" s'il n'y a rien.
@@ -596,7 +689,7 @@ class Output:
 
     def write_what_fits(self) -> None:
         """Écrit ce qui attend, sans bloquer ; lève OSError si rien ne s'y écrit plus."""
-        while (piece := self.next_piece()) and is_writable(self.descriptor):
+        while (piece := self.next_piece()) and is_writable([self.descriptor]):
             try:
                 written = os.write(self.descriptor, piece)
             except BlockingIOError:  # un descripteur non bloquant, hérité tel quel
@@ -604,18 +697,11 @@ class Output:
             with self.lock:
                 del self.waiting[:written]
 
-    def give_up(self) -> None:
-        """Oublie ce qui attend : plus rien ne s'écrira ici."""
-        with self.lock:
-            self.is_broken = True
-            self.waiting.clear()
-            self.skipped_lines = 0
 
-
-def is_writable(descriptor: int) -> bool:
-    """Dit si ce descripteur prend des octets sans bloquer."""
+def is_writable(descriptors: list[int], seconds: float = 0) -> bool:
+    """Dit si l'un d'eux prend des octets sans bloquer, en attendant `seconds` au plus."""
     try:
-        return bool(select.select([], [descriptor], [], 0)[1])
+        return bool(select.select([], descriptors, [], seconds)[1])
     except OSError:  # Windows, ou un descripteur fermé : write le dira
         return True
 
@@ -625,33 +711,37 @@ class Clerk:
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self.report = report  # à qui signaler une sortie perdue
-        self.outputs: list[Output] = []  # complété par Output, avant toute ligne
-        self.bell: "queue.SimpleQueue[None]" = queue.SimpleQueue()  # qui y met None le réveille
+        self.outputs: list[Output] = []  # où écrire ; lui seul en ôte, Output y ajoute
+        self.bell = threading.Event()  # quelque chose attend, ou c'est la fin
         self.is_ending = False  # écrit par l'accepteur, une fois
         self.thread = threading.Thread(target=self.run, name="greffier", daemon=True)
         self.thread.start()
 
     def run(self) -> None:
         """Thread greffier : jusqu'à ce que tout soit écrit après `finish`."""
-        is_behind = False
-        while is_behind or not self.is_ending:
-            with contextlib.suppress(queue.Empty):
-                self.bell.get(timeout=TICK_SECONDS if is_behind else None)
-            for output in self.outputs:
+        blocked: list[Output] = []
+        while blocked or not self.is_ending:
+            if blocked:
+                is_writable([output.descriptor for output in blocked], BLOCKED_SECONDS)
+            else:
+                self.bell.wait()
+            self.bell.clear()  # avant de regarder : ce qui vient après la fera sonner de nouveau
+            for output in list(self.outputs):
                 self.write(output)
-            is_behind = any(output.waiting for output in self.outputs)
+            blocked = [output for output in self.outputs if output.waiting]
 
     def write(self, output: Output) -> None:
         try:
             output.write_what_fits()
         except OSError as error:
-            output.give_up()
+            output.is_broken = True
+            self.outputs.remove(output)
             self.report(loss_report(output.label, protocol.explain(error)))
 
     def finish(self, seconds: float) -> None:
         """Fait écrire ce qui peut l'être, pendant `seconds` au plus. Accepteur seul."""
         self.is_ending = True
-        self.bell.put(None)
+        self.bell.set()
         self.thread.join(seconds)
 
 
@@ -702,114 +792,6 @@ class Outputs:
         self.console_clerk.finish(OUTPUTS_SECONDS)
         self.report(last_word)
         self.file_clerk.finish(LAST_WORD_SECONDS)
-
-
-# --- L'accepteur ---------------------------------------------------------------
-
-
-class Acceptor:
-    """Le thread principal : accepte les clients et donne un lecteur à chacun."""
-
-    def __init__(
-        self, postman: Postman, admission: threading.BoundedSemaphore, rate: int
-    ) -> None:
-        self.postman = postman  # à qui les lecteurs parlent, et l'accepteur aussi
-        self.admission = admission  # une place, qu'il prend sans attendre pour chaque client
-        self.rate = rate
-        self.is_in_trouble = False  # dit une fois, non mille, jusqu'au prochain client admis
-        self.is_stopping = False  # écrit par stop, une fois
-
-    def stop(self, *_: object) -> None:
-        """Demande l'arrêt. Appelée au milieu de n'importe quoi, quand un signal arrive.
-
-        Elle ne fait donc que noter : ni exception, ni verrou qui serait peut-être déjà tenu.
-        """
-        self.is_stopping = True
-
-    def run(self, listener: socket.socket) -> None:
-        """Accepte des clients jusqu'à l'arrêt."""
-        listener.settimeout(ACCEPT_SECONDS)
-        while not self.is_stopping and not self.postman.defect:
-            self.accept(listener)
-        listener.settimeout(TICK_SECONDS)
-        for _ in range(BACKLOG):  # ceux que le système gardait encore seront prévenus aussi
-            if not self.accept(listener):
-                break
-
-    def accept(self, listener: socket.socket) -> bool:
-        """Accepte un client, ou le refuse ; rend False s'il n'y en a pas."""
-        try:
-            sock, address = listener.accept()
-        except ConnectionError:
-            return True  # reparti avant d'être accepté
-        except TimeoutError:
-            return False
-        except OSError as error:  # plus de fichiers, par exemple : cela échouerait sans fin
-            self.report(f"Impossible d'accepter un client : {protocol.explain(error)}.")
-            time.sleep(PAUSE_SECONDS)
-            return False
-        host = readable_host(address[0])
-        if self.admission.acquire(blocking=False):
-            self.start_reader(sock, host)
-        else:
-            self.report(f"Le serveur est complet : {host} refusé.")
-            say_full(sock)
-            sock.close()
-        return True
-
-    def start_reader(self, sock: socket.socket, host: str) -> None:
-        prepare(sock)
-        client = Client(sock, host)
-        # D'abord l'inscrire, ensuite lancer son thread : dans l'ordre inverse, ses
-        # lignes pourraient arriver avant lui.
-        client.mail_slot.acquire()
-        self.postman.inbox.put(Mail(Event.CONNECTED, client))
-        reader = threading.Thread(
-            target=read_client, args=(client, self.postman, self.rate), name="lecteur", daemon=True
-        )
-        try:
-            reader.start()
-            self.is_in_trouble = False
-        except RuntimeError:
-            self.report(f"Le système ne donne plus de thread : {host} refusé.")
-            say_full(sock)
-            self.postman.inbox.put(Mail(Event.GONE, client))
-
-    def report(self, text: str) -> None:
-        if not self.is_in_trouble:
-            self.is_in_trouble = True
-            self.postman.outputs.report(text)
-
-
-def readable_host(host: str) -> str:
-    """Rend l'adresse telle qu'on l'écrit : ::ffff:10.0.0.1 est 10.0.0.1 vu par IPv6."""
-    mapped = getattr(ipaddress.ip_address(host), "ipv4_mapped", None)
-    return str(mapped or host)
-
-
-def say_full(sock: socket.socket) -> None:
-    """Dit à un client de trop que c'est complet, sans l'attendre."""
-    with contextlib.suppress(OSError):
-        sock.setblocking(False)
-        sock.send(protocol.encode_line(protocol.error_line("Le serveur est complet, réessayez plus tard.")))
-        sock.shutdown(socket.SHUT_WR)
-        sock.recv(RECV_BYTES)  # son nom, s'il est déjà là : non lu, il ferait perdre la réponse
-
-
-def prepare(sock: socket.socket) -> None:
-    """Règle un socket accepté : envois immédiats, sondes contre les machines disparues."""
-    options = [
-        (socket.IPPROTO_TCP, "TCP_NODELAY", 1),  # sinon, jusqu'à 40 ms d'attente par envoi
-        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
-        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", KEEPALIVE_IDLE),
-        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
-        (socket.IPPROTO_TCP, "TCP_KEEPCNT", KEEPALIVE_PROBES),
-        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", UNANSWERED_MILLISECONDS),
-    ]
-    for level, name, value in options:
-        if hasattr(socket, name):  # tous les systèmes n'ont pas tout
-            with contextlib.suppress(OSError):  # déjà coupé : son lecteur le dira
-                sock.setsockopt(level, getattr(socket, name), value)
 
 
 # --- Le démarrage et la fin ----------------------------------------------------
@@ -878,6 +860,13 @@ def fit_to_file_limit(max_clients: int) -> int:
     return min(max_clients, max(1, soft - SPARE_FILES))
 
 
+STOP_SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)  # Windows n'a pas le dernier
+]
+
+
 def handle_stop_signals(handler: Callable | signal.Handlers) -> None:
     """Confie à `handler` Ctrl+C, `kill` et la fermeture du terminal (que nohup veut ignorer)."""
     for number in STOP_SIGNALS:
@@ -910,7 +899,7 @@ def serve(listener: socket.socket, outputs: Outputs, options: argparse.Namespace
     max_clients = fit_to_file_limit(options.max_clients)
     admission = threading.BoundedSemaphore(max_clients)
     postman = Postman(admission, outputs, options.horodatage)
-    acceptor = Acceptor(postman, admission, options.debit)
+    acceptor = Acceptor(postman, options.debit)
     handle_stop_signals(acceptor.stop)
     postman_thread = threading.Thread(target=postman.run, name="facteur", daemon=True)
     outputs.greet(listener.getsockname())
@@ -921,7 +910,7 @@ def serve(listener: socket.socket, outputs: Outputs, options: argparse.Namespace
         acceptor.run(listener)
     handle_stop_signals(signal.SIG_IGN)  # un second Ctrl+C, même au dernier instant, n'y fait rien
     postman.stop()
-    postman_thread.join(END_SECONDS + OUTPUTS_SECONDS)
+    postman_thread.join(END_SECONDS + SLACK_SECONDS)
     if postman.defect:
         outputs.close("".join(traceback.format_exception(postman.defect)))
         return 1

@@ -93,7 +93,7 @@ GUARDS = [
     ),
     (
         "une_console_que_personne_ne_lit_n_arrete_pas_le_chat", "serveur_exo.py",
-        "        self.clerk.bell.put(None)",
+        "        self.clerk.bell.set()",
         "        os.write(self.descriptor, data)",
     ),
     (

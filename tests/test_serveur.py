@@ -309,9 +309,9 @@ def test_qui_part_en_retard_n_est_plus_attendu():
         late = next(iter(postman.clients))
         late.outbox.append(b"x" * 8_000_000)
         postman.make_round(None)
-        assert postman.late == {late}
+        assert list(postman.late) == [late]
         postman.make_round(serveur_exo.Mail(serveur_exo.Event.LINES, late, [b"exit"]))
-        assert postman.late == set()
+        assert postman.late == {}
 
 
 @pytest.mark.parametrize("option", [["--port", "70000"], ["--debit", "-1"], ["--hote", ""], ["-x"]])
@@ -466,10 +466,9 @@ def test_un_journal_bloque_ne_retarde_pas_stderr():
     other.put(["Serveur complet."])
     assert select.select([errors], [], [], PATIENCE)[0]
     assert os.read(errors, 100).decode() == "Serveur complet.\n"
-    stuck.give_up()  # le greffier peut finir
-    os.close(log)
+    stuck.waiting.clear()  # le greffier peut finir
     clerk.finish(PATIENCE)
-    for descriptor in (writing, errors, speaking):
+    for descriptor in (log, writing, errors, speaking):
         os.close(descriptor)
 
 
@@ -526,14 +525,30 @@ def test_qui_attendait_encore_d_etre_accepte_a_aussi_l_adieu():
     with listener, contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(socket.create_connection(listener.getsockname()))
-        postman = types.SimpleNamespace(inbox=inbox, defect=None)
-        acceptor = serveur_exo.Acceptor(postman, threading.BoundedSemaphore(3), 20)
+        admission = threading.BoundedSemaphore(3)
+        postman = types.SimpleNamespace(inbox=inbox, defect=None, admission=admission)
+        acceptor = serveur_exo.Acceptor(postman, 20)
         acceptor.stop()
         acceptor.run(listener)
     mails = [inbox.get(timeout=PATIENCE) for _ in range(3)]
     assert [mail.event for mail in mails] == [serveur_exo.Event.CONNECTED] * 3
     for mail in mails:
         mail.client.sock.close()
+
+
+def test_des_arrivees_sans_fin_n_empechent_pas_de_finir():
+    """Au moment de l'arrêt, accept ne doit plus attendre personne."""
+
+    class Door:
+        settimeout = setblocking = lambda door, value: setattr(door, "waits", bool(value))
+
+        def accept(self):
+            assert not self.waits
+            raise BlockingIOError
+
+    acceptor = serveur_exo.Acceptor(types.SimpleNamespace(defect=None), 20)
+    acceptor.stop()
+    acceptor.run(Door())
 
 
 def test_stderr_parle_avant_la_console():
@@ -555,6 +570,20 @@ def test_une_sortie_fermee_des_le_depart_ne_gene_pas(serveur):
     alice.send("Bonjour\n")
     assert bob.line() == "Alice : Bonjour"
     assert server.stop() == 0
+
+
+def test_sans_stderr_rien_ne_s_ecrit_a_sa_place_dans_le_journal(tmp_path):
+    """Le premier fichier ouvert prend le numéro que stderr a laissé."""
+    log = tmp_path / "chat.log"
+    process = subprocess.Popen(
+        [sys.executable, "serveur_exo.py", "--port", "0", "--journal", log],
+        cwd=ROOT, stdout=subprocess.PIPE, preexec_fn=lambda: os.close(2),
+    )  # fmt: skip
+    with process.stdout as console:
+        assert console.readline().decode() == "Serveur en attente de connexions...\n"
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    assert log.read_bytes() == b""
 
 
 def test_une_sortie_perdue_n_est_signalee_qu_une_fois_meme_s_il_restait_des_lignes():
@@ -697,7 +726,7 @@ def test_un_accueil_qui_echoue_marque_une_pause(monkeypatch):
 
     reports = []
     postman = types.SimpleNamespace(outputs=types.SimpleNamespace(report=reports.append))
-    acceptor = serveur_exo.Acceptor(postman, threading.BoundedSemaphore(), 20)
+    acceptor = serveur_exo.Acceptor(postman, 20)
     for _ in range(3):
         acceptor.accept(NoMoreFiles())
     assert pauses == [serveur_exo.PAUSE_SECONDS] * 3

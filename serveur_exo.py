@@ -192,7 +192,8 @@ def say_full(sock: socket.socket) -> None:
     """Dit à un client de trop que c'est complet, sans l'attendre."""
     with contextlib.suppress(OSError):
         sock.setblocking(False)
-        sock.send(protocol.encode_line(protocol.error_line("Le serveur est complet, réessayez plus tard.")))
+        line = protocol.error_line("Le serveur est complet, réessayez plus tard.")
+        sock.send(protocol.encode_line(line))
         sock.shutdown(socket.SHUT_WR)
         sock.recv(RECV_BYTES)  # son nom, s'il est déjà là : non lu, il ferait perdre la réponse
 
@@ -308,30 +309,22 @@ class Room:
                 break
             try:
                 text = protocol.decode_line(line)
+                command = protocol.parse(text)
+                if protocol.is_blank(text):
+                    pass
+                elif client.name is not None and isinstance(command, protocol.Message):
+                    said.append(protocol.message_line(client.name, command.text))
+                elif client.name is not None:
+                    self.broadcast(said, said, sender=client)
+                    said = []
+                    self.obey(client, command)
+                elif command == protocol.Quit():
+                    client.leaving = True
+                else:
+                    self.join(client, protocol.normalize_name(text))
             except Refused as reason:
                 self.refuse(client, str(reason))
-                continue
-            if protocol.is_blank(text):
-                continue
-            command = protocol.parse(text)
-            if client.name is None:
-                self.receive_name(client, text, command)
-            elif isinstance(command, protocol.Message):
-                said.append(protocol.message_line(client.name, command.text))
-            else:
-                self.broadcast(said, said, sender=client)
-                said = []
-                self.obey(client, command)
         self.broadcast(said, said, sender=client)
-
-    def receive_name(self, client: Client, text: str, command: protocol.Command) -> None:
-        if isinstance(command, protocol.Quit):
-            client.leaving = True
-            return
-        try:
-            self.join(client, protocol.normalize_name(text))
-        except Refused as reason:
-            self.refuse(client, str(reason))
 
     def join(self, client: Client, name: str) -> None:
         """Admet un client sous ce nom (normalisé), ou lève Refused si ce nom est pris."""
@@ -361,7 +354,7 @@ class Room:
         self.answer(client, protocol.error_line(reason))
 
     def obey(self, client: Client, command: protocol.Command) -> None:
-        """Exécute une commande d'un membre."""
+        """Exécute une commande d'un membre, ou lève Refused."""
         match command:
             case protocol.Quit():
                 self.answer(client, protocol.notice_line(f"Au revoir, {client.name}."))
@@ -376,22 +369,19 @@ class Room:
             case protocol.PrivateMessage(recipient, text):
                 self.send_privately(client, recipient, text)
             case protocol.UnknownCommand(word):
-                line = f"Commande inconnue : {word} (tapez /aide)."
-                self.answer(client, protocol.error_line(line))
+                raise Refused(f"Commande inconnue : {word} (tapez /aide).")
 
     def send_privately(self, sender: Client, recipient: str, text: str) -> None:
+        """Donne un message à un seul membre, ou lève Refused."""
         member = self.members.get(protocol.name_key(recipient))
         if not text:
-            problem = "Il manque le nom ou le message : /privé NOM message"
-        elif member is None:
-            problem = f"Personne ne s'appelle {protocol.quote(recipient)} ici (tapez /liste)."
-        elif member is sender:
-            problem = "Ce message est pour vous-même : choisissez quelqu'un d'autre (tapez /liste)."
-        else:
-            self.answer(member, self.stamp + protocol.private_line(sender.name, text))
-            self.answer(sender, protocol.notice_line(f"Message privé envoyé à {member.name}."))
-            return
-        self.answer(sender, protocol.error_line(problem))
+            raise Refused("Il manque le nom ou le message : /privé NOM message")
+        if member is None:
+            raise Refused(f"Personne ne s'appelle {protocol.quote(recipient)} ici (tapez /liste).")
+        if member is sender:
+            raise Refused("Ce message est pour vous-même : choisissez un autre nom (tapez /liste).")
+        self.answer(member, self.stamp + protocol.private_line(sender.name, text))
+        self.answer(sender, protocol.notice_line(f"Message privé envoyé à {member.name}."))
 
     def answer(self, client: Client, line: str) -> None:
         """Donne une ligne à un seul client."""

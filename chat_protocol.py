@@ -324,11 +324,24 @@ def error_line(text: str) -> str:
     return f"! {text}"
 
 
+def farewell_line(name: str) -> str:
+    return notice_line(f"Au revoir, {name}.")
+
+
+def is_farewell_line(line: str) -> bool:
+    return line.startswith("* Au revoir, ")
+
+
 def is_error_line(line: str) -> bool:
     return line.startswith("! ")
 
 
 # --- La ligne de commande ----------------------------------------------------
+
+
+def host_and_port(host: str, port: int) -> str:
+    """Rend une adresse telle qu'on l'écrit : 127.0.0.1:12345, [::1]:12345."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def new_option_parser(description: str) -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ Il faut deux threads parce que `input` et `recv` attendent chacun de leur côté
 personne ne sait lequel aura quelque chose le premier.
 """
 
-import argparse
+import contextlib
 import os
 import queue
 import select
@@ -18,8 +18,8 @@ import socket
 import struct
 import sys
 import threading
-import time
 import unicodedata
+from typing import TextIO
 
 import chat_protocol as protocol
 from chat_protocol import Refused
@@ -32,8 +32,7 @@ except ImportError:  # Windows
 # --- Limites -----------------------------------------------------------------
 
 MAX_SERVER_LINE_BYTES = 256 * 1024  # octets : une liste de mille noms y tient
-RECV_BYTES = 64 * 1024  # octets par recv
-PIECE_BYTES = 64 * 1024  # octets lus d'un coup dans un tube, même sans fin de ligne
+READ_BYTES = 64 * 1024  # octets lus d'un coup, du serveur ou d'un tube
 GOODBYE_SECONDS = 2  # s d'attente de l'au revoir du serveur
 CALL_SECONDS = 0.2  # s entre deux appels au thread du clavier
 REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
@@ -41,7 +40,9 @@ REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
 NAME_PROMPT = "Entrez votre nom : "
 PROMPT = "Votre message : "
 LEAVE_LINES = f"\n{protocol.LEAVE_WORD}"  # d'abord finir la ligne commencée ; une ligne vide est ignorée
+PARTED = "Vous avez quitté le chat."
 LOST = "Connexion au serveur perdue."
+INTERRUPTED = "Interrompu : tout n'est peut-être pas arrivé."
 
 
 class ServerLost(Exception):
@@ -51,25 +52,51 @@ class ServerLost(Exception):
 # --- L'écran -------------------------------------------------------------------
 
 
+def write(text: str, stream: TextIO) -> None:
+    """Écrit, avec « ? » pour ce que `stream` ne sait pas montrer ; OSError si elle est perdue.
+
+    Par os.write et non par `stream` : un thread arrêté par Ctrl+S y tiendrait un verrou que la fin
+    du programme attend.
+    """
+    descriptor, encoding = stream.fileno(), stream.encoding
+    if os.name == "nt":  # os.write y parle la page de code de la console, et `stream` UTF-8
+        encoding = os.device_encoding(descriptor) or encoding
+    data = text.encode(encoding, errors="replace")
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def say(text: str) -> None:
+    """Écrit une ligne sur la sortie, sans effet si plus personne ne lit."""
+    with contextlib.suppress(OSError):
+        write(f"{text}\n", sys.stdout)
+
+
+def complain(text: object) -> None:
+    """Écrit une ligne sur stderr, sans effet si plus personne ne lit."""
+    with contextlib.suppress(OSError):
+        write(f"{text}\n", sys.stderr)
+
+
 class Screen:
     """Une sortie sans curseur à déplacer : tube, fichier, terminal sans codes."""
 
     def __init__(self) -> None:
-        self.prompt = ""  # ce que le clavier affiche en attendant ; écrit par lui seul
-        self.is_lost = False  # plus rien ne s'y écrit ; les deux suivants : le receveur seul
-        self.problem = ""  # ce qu'il faut en dire ; "" si le lecteur est parti (| head)
+        self.prompt = ""  # l'invite affichée, "" s'il n'y en a pas ; le thread du clavier l'écrit
+        self.is_lost = False  # plus rien ne s'y écrit ; receveur seul, comme le suivant
+        self.has_failed = False  # et non parce que le lecteur est parti (| head)
 
     def show(self, line: str) -> None:
         """Affiche une ligne reçue (str sans fin de ligne). Receveur seul."""
         if self.is_lost:
             return
         try:
-            write(self.frame(line))
-        except OSError as error:
+            write(self.frame(line), sys.stdout)
+        except BrokenPipeError:
             self.is_lost = True
-            if not isinstance(error, BrokenPipeError):
-                self.problem = f"Plus rien ne s'écrit sur la sortie : {protocol.explain(error)}."
-                complain(self.problem)
+        except OSError as error:
+            self.is_lost = self.has_failed = True
+            complain(f"Plus rien ne s'écrit sur la sortie : {protocol.explain(error)}.")
 
     def frame(self, line: str) -> str:
         return f"\n{line}\n{self.prompt}" if self.prompt else f"{line}\n"
@@ -78,7 +105,7 @@ class Screen:
 class Terminal(Screen):
     """Un terminal où une ligne peut arriver pendant que l'on tape.
 
-    Appeler readline depuis l'autre thread ferait s'arrêter l'interpréteur. On n'y touche
+    Appeler readline depuis l'autre thread ferait avorter l'interpréteur. On n'y touche
     donc pas : on insère une rangée au-dessus de la ligne tapée, avec les seuls codes du
     terminal, puis le curseur revient où il était.
     """
@@ -93,7 +120,7 @@ class Terminal(Screen):
 
 
 def wrap(line: str, width: int) -> list[str]:
-    """Coupe `line` en rangées d'écran ; de moitié s'il s'y trouve des caractères doubles."""
+    """Coupe `line` en rangées d'écran, moitié moins longues s'il s'y trouve des signes doubles."""
     line = line.expandtabs()
     if any(unicodedata.east_asian_width(char) in "WF" for char in line):
         width //= 2
@@ -101,15 +128,13 @@ def wrap(line: str, width: int) -> list[str]:
     return [line[start : start + width] for start in range(0, len(line), width)] or [""]
 
 
-def write(text: str) -> None:
-    """Écrit sur la sortie, avec « ? » pour ce qu'elle ne sait pas montrer ; OSError sinon.
-
-    D'un seul os.write : rien ne peut s'y mêler. Et non par sys.stdout, où un thread arrêté
-    par Ctrl+S tiendrait un verrou que la fin du programme attend.
-    """
-    data = text.encode(sys.stdout.encoding, errors="replace")
-    while data:
-        data = data[os.write(sys.stdout.fileno(), data) :]
+def set_up_streams() -> None:
+    """Remplace un flux fermé par le vide ; l'entrée laisse passer un octet illisible."""
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
+    sys.stdin.reconfigure(errors="surrogateescape")  # encode_line en fera un « ? »
+    sys.stdout.reconfigure(errors="replace")  # input y écrit l'invite
 
 
 def choose_screen() -> Screen:
@@ -131,54 +156,116 @@ class Connection:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock  # le clavier y envoie, le receveur y lit
-        self.buffer = protocol.LineBuffer(MAX_SERVER_LINE_BYTES)  # receveur seul
-        # Ce que le serveur répond à un nom, puis None à la fin : du receveur au clavier.
-        self.answers: "queue.SimpleQueue[str | None]" = queue.SimpleQueue()
+        # Du receveur au clavier : ce que le serveur répond à un nom, puis None à la fin du flux.
+        # Un second Ctrl+C y met None aussi : put ne peut pas se bloquer lui-même.
+        self.answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.is_admitted = False  # écrit par le receveur : le nom est accepté
         self.is_parted = False  # écrit par le receveur : le serveur a dit au revoir
-        self.ended = threading.Event()  # plus rien à attendre : fin du flux, ou second Ctrl+C
+        self.is_interrupted = False  # écrit par un signal : Ctrl+C ou `kill`
+        self.is_leaving = False  # écrit par le clavier ou un signal : plus d'exception à lever
         self.keyboard_out = threading.Event()  # posé par le clavier : il ne lit plus rien
 
     def send(self, text: str) -> None:
         self.sock.sendall(protocol.encode_line(text))
-
-    def receive(self) -> list[str]:
-        """Rend les lignes suivantes, sans danger pour l'écran ; [] à la fin du flux."""
-        while True:
-            if lines := self.buffer.take():
-                return [readable(line) for line in lines]
-            data = self.sock.recv(RECV_BYTES)
-            if not data:
-                return [readable(line) for line in self.buffer.take_last()]
-            self.buffer.feed(data)
 
     def note(self, line: str) -> None:
         """Retient ce qu'une ligne reçue apprend au clavier. Receveur seul."""
         if not self.is_admitted:
             self.is_admitted = not protocol.is_error_line(line)
             self.answers.put(line)
-        self.is_parted = line.startswith("* Au revoir, ")
+        self.is_parted = protocol.is_farewell_line(line)
 
-
-def readable(line: bytes) -> str:
-    """Rend le texte d'une ligne du serveur, coupée à 256 Kio, sans danger pour l'écran."""
-    text = line[:MAX_SERVER_LINE_BYTES].decode("utf-8", errors="replace")
-    is_cut = len(line) > MAX_SERVER_LINE_BYTES
-    return protocol.clean(text.rstrip("\ufffd") + "…" if is_cut else text)
+    def has_ended(self, seconds: float | None) -> bool:
+        """Attend la fin, `seconds` au plus (None : tant qu'il faut) ; dit si elle est venue."""
+        try:
+            while self.answers.get(timeout=seconds) is not None:
+                pass
+            return True
+        except queue.Empty:
+            return False
 
 
 def receive_lines(connection: Connection, screen: Screen) -> None:
     """Thread receveur : montre chaque ligne, puis prévient le clavier de la fin."""
+    buffer = protocol.LineBuffer(MAX_SERVER_LINE_BYTES)
+    is_open = True
     try:
-        while (lines := connection.receive()) and not (screen.is_lost and sys.stdin.isatty()):
-            for line in lines:
+        while is_open and not (screen.is_lost and sys.stdin.isatty()):
+            data = connection.sock.recv(READ_BYTES)
+            is_open = data != b""
+            buffer.feed(data)
+            for line in map(readable, buffer.take() if is_open else buffer.take_last()):
                 screen.show(line)
                 connection.note(line)
     except OSError:
-        pass  # coupée net : elle est finie aussi
-    connection.ended.set()
-    connection.answers.put(None)
-    call_keyboard(connection)
+        pass  # connexion coupée net : finie, comme une autre
+    finally:
+        connection.answers.put(None)
+        call_keyboard(connection)
+
+
+def readable(line: bytes) -> str:
+    """Rend le texte d'une ligne du serveur, coupée à 256 Kio, sans danger pour l'écran."""
+    text = protocol.clean(line[:MAX_SERVER_LINE_BYTES].decode("utf-8", errors="replace"))
+    return text.rstrip("\ufffd") + "…" if len(line) > MAX_SERVER_LINE_BYTES else text
+
+
+def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
+    """shutdown, sans effet si la connexion n'existe plus."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(how)
+
+
+# --- Le clavier ------------------------------------------------------------------
+
+
+def set_up_readline() -> None:
+    """Règle readline : la ligne tapée reste sur une rangée, Tab complète les commandes."""
+    if readline is None or not sys.stdin.isatty():
+        return
+    readline.clear_history()  # le nom n'est pas un message que Flèche-haut proposerait
+    readline.set_completer_delims(" \t")
+    readline.set_completer(complete)
+    if "libedit" in (readline.__doc__ or ""):  # macOS a le plus souvent celui-là
+        readline.parse_and_bind("bind ^I rl_complete")
+    else:
+        readline.parse_and_bind("tab: complete")
+        readline.parse_and_bind("set horizontal-scroll-mode on")
+
+
+def complete(start: str, number: int) -> str | None:
+    """Rend la `number`-ième commande qui commence par `start` (protocole de readline)."""
+    if not start or readline.get_begidx() > 0:  # seul le premier mot est une commande
+        return None
+    found = [word for word in protocol.COMMAND_WORDS if word.startswith(start)]
+    return found[number] + " " if number < len(found) else None
+
+
+def ask(prompt: str, screen: Screen) -> str:
+    """Montre l'invite, si la sortie est un terminal, et rend la ligne tapée (sans sa fin)."""
+    screen.prompt = prompt if sys.stdout.isatty() else ""
+    try:
+        return input(screen.prompt)
+    except (EOFError, KeyboardInterrupt, ServerLost):
+        say("")  # quitter la ligne que l'on tapait
+        raise
+    finally:
+        screen.prompt = ""
+
+
+def read_piece() -> bytes:
+    """Rend la ligne suivante d'un tube, ou le début si elle est longue ; lève EOFError."""
+    piece = sys.stdin.buffer.readline(READ_BYTES)
+    if not piece:
+        raise EOFError
+    return piece
+
+
+def is_leaving(text: str) -> bool:
+    return isinstance(protocol.parse(text), protocol.Quit)
+
+
+# --- Interrompre le clavier --------------------------------------------------------
 
 
 def call_keyboard(connection: Connection) -> None:
@@ -203,22 +290,28 @@ def listen_to_signals(connection: Connection) -> None:
     """
 
     def interrupt(number: int, _: object) -> None:
-        if connection.keyboard_out.is_set():
-            connection.ended.set()
+        is_asked = number in (signal.SIGINT, signal.SIGTERM)
+        connection.is_interrupted |= is_asked
+        if connection.is_leaving:
+            connection.answers.put(None)
+            shut(connection.sock)  # réveille select, qui sinon reprendrait son attente
             return
-        connection.keyboard_out.set()
-        raise KeyboardInterrupt if number in (signal.SIGINT, signal.SIGTERM) else ServerLost
+        connection.is_leaving = True
+        raise KeyboardInterrupt if is_asked else ServerLost
 
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # Windows n'a pas le dernier
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), interrupt)
 
 
-# --- Le clavier ------------------------------------------------------------------
+# --- De l'arrivée au départ --------------------------------------------------------
 
 
 def choose_name(name: str | None, screen: Screen) -> str:
-    """Rend `name`, ou celui que l'on tape s'il n'y en a pas ; lève EOFError si l'on part."""
+    """Rend `name` ou, s'il manque ou n'a que des blancs, celui que l'on tape.
+
+    Lève EOFError si l'on part au lieu d'en donner un.
+    """
     while name is None or protocol.is_blank(name):
         if sys.stdin.isatty():
             name = ask(NAME_PROMPT, screen)
@@ -229,39 +322,30 @@ def choose_name(name: str | None, screen: Screen) -> str:
     return name
 
 
-def ask(prompt: str, screen: Screen) -> str:
-    """Rend ce qui est tapé (str sans fin de ligne)."""
-    prompt = prompt if sys.stdout.isatty() else ""
-    screen.prompt = prompt
+def connect(host: str, port: int) -> socket.socket:
+    """Rend un socket connecté au serveur, ou lève Refused."""
     try:
-        return input(prompt)
-    finally:
-        screen.prompt = ""
-
-
-def read_piece() -> bytes:
-    """Rend la ligne suivante d'un tube, ou le début si elle est longue ; lève EOFError."""
-    piece = sys.stdin.buffer.readline(PIECE_BYTES)
-    if not piece:
-        raise EOFError
-    return piece
-
-
-def is_leaving(text: str) -> bool:
-    return not protocol.is_blank(text) and isinstance(protocol.parse(text), protocol.Quit)
+        sock = socket.create_connection((host, port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+    except (socket.gaierror, UnicodeError):
+        reason = "adresse inconnue"
+    except OSError as error:
+        reason = protocol.explain(error)
+    where = protocol.host_and_port(host, port)
+    raise Refused(f"Connexion impossible à {where} : {reason}. Le serveur est-il lancé ?")
 
 
 def enter(connection: Connection, name: str, screen: Screen) -> bool:
-    """Donne un nom, un autre s'il est refusé ; rend False si le serveur ne veut pas."""
+    """Donne un nom, un autre s'il est refusé ; rend False s'il faut renoncer."""
     while True:
         connection.send(protocol.clean(name))
-        answer = connection.answers.get()
-        if answer is None:
+        if connection.answers.get() is None:
             raise ServerLost
-        if not protocol.is_error_line(answer):
+        if connection.is_admitted:
             return True
-        # Un serveur complet, ou lassé, ferme aussitôt après : le redemander serait vain.
-        if connection.ended.wait(REFUSAL_SECONDS) or not sys.stdin.isatty():
+        # Un serveur complet, ou lassé, ferme aussitôt : demander un autre nom serait vain.
+        if connection.has_ended(REFUSAL_SECONDS) or not sys.stdin.isatty():
             return False
         name = choose_name(None, screen)
 
@@ -287,122 +371,80 @@ def pipe_lines(connection: Connection) -> None:
         is_line_start = piece.endswith(b"\n")
 
 
-def set_up_readline() -> None:
-    """Règle readline : la ligne tapée reste sur une rangée, Tab complète les commandes."""
-    if readline is None or not sys.stdin.isatty():
-        return
-    readline.clear_history()  # le nom n'est pas un message que Flèche-haut proposerait
-    readline.set_completer_delims(" \t")
-    readline.set_completer(complete)
-    if "libedit" in (readline.__doc__ or ""):  # macOS a le plus souvent celui-là
-        readline.parse_and_bind("bind ^I rl_complete")
-    else:
-        readline.parse_and_bind("tab: complete")
-        readline.parse_and_bind("set horizontal-scroll-mode on")
+def converse(connection: Connection, name: str, screen: Screen) -> bool:
+    """Donne un nom, puis envoie ce qui est tapé ; rend False si aucun nom n'est admis.
 
-
-def complete(start: str, number: int) -> str | None:
-    """Rend la `number`-ième commande qui commence par `start` (protocole de readline)."""
-    is_first_word = start and readline.get_begidx() == 0
-    found = [word for word in protocol.COMMAND_WORDS if is_first_word and word.startswith(start)]
-    return found[number] + " " if number < len(found) else None
-
-
-# --- De l'arrivée au départ --------------------------------------------------------
+    Lève EOFError à la fin de l'entrée, KeyboardInterrupt à Ctrl+C, ServerLost ou OSError si le
+    serveur n'est plus là.
+    """
+    try:
+        if not enter(connection, name, screen):
+            return False
+        if sys.stdin.isatty():
+            set_up_readline()
+            type_lines(connection, screen)
+        else:
+            pipe_lines(connection)
+        return True
+    finally:
+        connection.is_leaving = True
 
 
 def talk(connection: Connection, name: str, screen: Screen) -> int:
     """Tient la conversation jusqu'au départ ; rend le code de sortie."""
-    listen_to_signals(connection)
     receiver = threading.Thread(
         target=receive_lines, args=(connection, screen), name="receveur", daemon=True
     )
     is_terminal = sys.stdin.isatty()
-    is_lost = is_interrupted = False
+    is_lost = False
     try:
+        listen_to_signals(connection)
         receiver.start()
-        if not enter(connection, name, screen):
+        if not converse(connection, name, screen):
             return 1
-        set_up_readline()
-        type_lines(connection, screen) if is_terminal else pipe_lines(connection)
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
         pass
-    except KeyboardInterrupt:
-        is_interrupted = True
     except (ServerLost, OSError):
-        is_lost = not screen.is_lost
+        is_lost = not screen.is_lost  # sans écran, c'est nous qui partons
     finally:
-        connection.keyboard_out.set()  # plus aucun signal ne lève d'exception
+        connection.keyboard_out.set()
     if not is_lost:
-        part(connection, patience=GOODBYE_SECONDS if is_terminal or is_interrupted else None)
+        is_hasty = is_terminal or connection.is_interrupted
+        part(connection, patience=GOODBYE_SECONDS if is_hasty else None)
+    if connection.is_interrupted and not connection.is_parted and not is_terminal:
+        throw_away_unsent(connection.sock)
     shut(connection.sock)
-    receiver.join(GOODBYE_SECONDS)
-    if is_terminal:
-        return say_parted(is_lost)
-    if is_interrupted and not connection.is_parted:
-        complain("Interrompu : tout n'est peut-être pas arrivé.")
-        # Sinon le système enverrait encore ce qui attend : un fantôme parlerait des minutes. Avec
-        # SO_LINGER de 0 s, close le jette.
-        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    elif not connection.is_parted:
-        complain(LOST)
-    return 0 if connection.is_parted and not screen.problem else 1
+    if receiver.is_alive():  # Ctrl+C a pu venir avant qu'il démarre
+        receiver.join(GOODBYE_SECONDS)
+    if is_terminal and not is_lost:
+        say(PARTED)
+        return 0
+    if connection.is_parted and not is_terminal:
+        return 1 if screen.has_failed else 0
+    complain(INTERRUPTED if connection.is_interrupted and not is_terminal else LOST)
+    return 1
 
 
 def part(connection: Connection, patience: float | None) -> None:
     """Prend congé : attend l'au revoir du serveur, `patience` secondes au plus.
 
-    Sans terminal, on attend tant que le serveur vit : son au revoir prouve qu'il a tout pris.
+    Sans terminal, on attend tant que le serveur vit, ou jusqu'à Ctrl+C : l'au revoir prouve que le
+    serveur a tout pris.
     """
-    started_at = time.monotonic()
-    try:
+    with contextlib.suppress(OSError):  # le serveur est parti le premier
         if select.select([], [connection.sock], [], patience)[1]:  # sinon send bloquerait
             connection.send(LEAVE_LINES)
             shut(connection.sock, socket.SHUT_WR)
-    except OSError:
-        return  # le serveur est parti le premier
-    if patience is not None:
-        patience = max(0, started_at + patience - time.monotonic())
-    connection.ended.wait(patience)
+            connection.has_ended(patience)
 
 
-def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
-    """shutdown, sans effet si la connexion n'existe plus."""
-    try:
-        sock.shutdown(how)
-    except OSError:
-        pass
+def throw_away_unsent(sock: socket.socket) -> None:
+    """Fait jeter par close ce qui n'est pas parti (SO_LINGER de 0 s).
 
-
-def say_parted(is_lost: bool) -> int:
-    """Dit au terminal comment cela finit ; rend le code de sortie."""
-    if is_lost:
-        say("")  # quitter la ligne que l'on tapait
-        complain(LOST)
-        return 1
-    say("Vous avez quitté le chat.")
-    return 0
-
-
-def say(text: str) -> None:
-    try:
-        write(f"{text}\n")
-    except OSError:
-        pass  # plus personne ne lit
-
-
-def complain(text: object) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def set_up_streams() -> None:
-    """Remplace une entrée ou une sortie fermée par le vide ; « ? » pour l'inconnu."""
-    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
-    sys.stdin.reconfigure(errors="surrogateescape")  # que send changera en « ? »
-    sys.stdout.reconfigure(errors="replace")
-    sys.stderr.reconfigure(errors="replace")
+    Sinon le système l'enverrait encore après nous : un fantôme parlerait des minutes.
+    """
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def main() -> int:
@@ -418,26 +460,17 @@ def main() -> int:
     screen = choose_screen()
     try:
         name = choose_name(options.nom, screen)
-    except (EOFError, KeyboardInterrupt):
-        if sys.stdin.isatty():
-            return say_parted(is_lost=False)
-        complain("Aucun nom donné.")
+        sock = connect(options.hote, options.port)
+    except Refused as reason:
+        complain(reason)
         return 1
-    return chat(options, name, screen)
-
-
-def chat(options: argparse.Namespace, name: str, screen: Screen) -> int:
-    """Se connecte et converse ; rend le code de sortie."""
-    try:
-        sock = socket.create_connection((options.hote, options.port))
-    except (OSError, UnicodeError) as error:
-        is_unknown = isinstance(error, (socket.gaierror, UnicodeError))
-        reason = "adresse inconnue" if is_unknown else protocol.explain(error)
-        where = f"{options.hote}:{options.port}"
-        complain(f"Connexion impossible à {where} : {reason}. Le serveur est-il lancé ?")
+    except (EOFError, KeyboardInterrupt) as reason:
+        if sys.stdin.isatty():
+            say(PARTED)
+            return 0
+        complain("Aucun nom donné." if isinstance(reason, EOFError) else INTERRUPTED)
         return 1
     with sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return talk(Connection(sock), name, screen)
 
 

@@ -357,7 +357,7 @@ class Room:
         """Exécute une commande d'un membre, ou lève Refused."""
         match command:
             case protocol.Quit():
-                self.answer(client, protocol.notice_line(f"Au revoir, {client.name}."))
+                self.answer(client, protocol.farewell_line(client.name))
                 self.leave(client)
             case protocol.ListMembers():
                 names = protocol.alphabetical(member.name for member in self.members.values())
@@ -642,6 +642,7 @@ class Output:
     def __init__(self, descriptor: int, label: str, clerk: Clerk) -> None:
         self.descriptor = descriptor
         self.label = label  # comment la nommer à l'exploitant
+        self.encoding = os.device_encoding(descriptor) or "utf-8"  # celui du terminal, si c'en est un
         self.clerk = clerk  # celui qui y écrit
         # À tenir pour toucher aux champs suivants, jamais pendant une écriture.
         self.lock = threading.Lock()
@@ -652,7 +653,7 @@ class Output:
 
     def put(self, lines: list[str]) -> None:
         """Ajoute des lignes (str sans fin de ligne) ; n'attend jamais. N'importe quel thread."""
-        data = protocol.encode_line("\n".join(lines))
+        data = self.encode("\n".join(lines))
         with self.lock:
             if self.is_broken:
                 return
@@ -661,6 +662,10 @@ class Output:
             else:
                 self.waiting += data
         self.clerk.bell.set()
+
+    def encode(self, text: str) -> bytes:
+        """Rend les octets d'une ligne, avec « ? » pour ce que cette sortie ne sait pas montrer."""
+        return f"{text}\n".encode(self.encoding, errors="replace")
 
     def next_piece(self) -> bytes:
         """Rend ce qu'il faut écrire maintenant, en fin de ligne s'il se peut ; b"" s'il n'y a rien.
@@ -672,7 +677,7 @@ class Output:
             # La moitié, sinon chaque ligne sautée aurait son annonce, bien plus courte qu'elle.
             if self.skipped_lines and len(self.waiting) <= OUTPUT_BYTES // 2:
                 notice = f"… {self.skipped_lines} lignes non affichées."
-                self.waiting += protocol.encode_line(notice)
+                self.waiting += self.encode(notice)
                 self.skipped_lines = 0
             end = self.waiting.rfind(b"\n", 0, PIPE_BYTES) + 1
             return bytes(self.waiting[: end or PIPE_BYTES])
@@ -757,9 +762,7 @@ class Outputs:
 
     def greet(self, address: tuple) -> None:
         """Annonce l'écoute, avant que les threads ne démarrent."""
-        host, port = address[:2]
-        shown = f"[{host}]" if ":" in host else host
-        complain(f"Écoute sur {shown}:{port} (Ctrl+C pour arrêter).")
+        complain(f"Écoute sur {protocol.host_and_port(*address[:2])} (Ctrl+C pour arrêter).")
         if self.console.is_broken:
             self.report(loss_report(self.console.label, "fermée"))
         self.console.put(["Serveur en attente de connexions..."])

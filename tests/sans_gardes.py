@@ -110,10 +110,10 @@ GUARDS = [
         'INSERT = "{}\\n"',
     ),
     (
-        "la_fin_du_serveur_se_voit_sans_toucher_au_clavier", "client_exo.py", "    call_keyboard(connection)\n\n\n", "\n\n"
+        "la_fin_du_serveur_se_voit_sans_toucher_au_clavier", "client_exo.py", "        call_keyboard(connection)\n\n\n", "\n\n"
     ),
     (
-        "close_ne_reveille_pas_le_thread_qui_recoit", "client_exo.py", "    shut(connection.sock)\n    receiver.join(GOODBYE_SECONDS)",
+        "close_ne_reveille_pas_le_thread_qui_recoit", "client_exo.py", "    shut(connection.sock)\n    if receiver.is_alive():  # Ctrl+C a pu venir avant qu'il démarre\n        receiver.join(GOODBYE_SECONDS)",
         "    receiver.join()",
     ),
 ]  # fmt: skip

@@ -226,6 +226,66 @@ def test_un_tube_interrompu_rend_1_et_le_dit(faux_serveur, number):
     peer.close()
 
 
+def test_un_tube_interrompu_pendant_l_au_revoir_finit_et_le_dit(faux_serveur):
+    robot = start_client("--port", faux_serveur.port, "--nom", "Alice", stdin=subprocess.DEVNULL)
+    peer = faux_serveur.admit()
+    assert [peer.line(), peer.line()] == ["", "exit"]
+    robot.send_signal(signal.SIGINT)
+    assert finish(robot) == (1, "Interrompu : tout n'est peut-être pas arrivé.\n")
+    peer.close()
+
+
+def test_ctrl_c_finit_meme_si_plus_rien_ne_peut_partir():
+    """select reprend son attente après un signal : seule la fin de la connexion l'en sort."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    done = threading.Event()
+
+    def insist() -> None:
+        for _ in range(10 * PATIENCE):
+            if done.wait(0.1):
+                return
+            os.kill(os.getpid(), signal.SIGTERM)
+        theirs.close()  # l'épreuve échoue, au lieu d'attendre toujours
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    handlers = [signal.getsignal(number) for number in numbers]
+    insister = threading.Thread(target=insist)
+    with ours, theirs:
+        connection = client_exo.Connection(ours)
+        client_exo.listen_to_signals(connection)
+        connection.is_leaving = True
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(b"x" * 65536, socket.MSG_DONTWAIT)
+        insister.start()
+        client_exo.part(connection, patience=None)
+        done.set()
+        insister.join()
+        assert theirs.fileno() > 0
+    for number, handler in zip(numbers, handlers):
+        signal.signal(number, handler)
+
+
+def test_un_disque_plein_pour_les_deux_sorties_ne_perd_rien_de_l_entree(serveur):
+    server = serveur()
+    bob = server.connect("Bob")
+    with open("/dev/full", "wb") as full:
+        robot = start_client("--nom", "R", "--port", str(server.port), stdout=full, stderr=full)
+    assert bob.line() == "* R a rejoint le chat."
+    robot.stdin.write(b"un\n")
+    robot.stdin.flush()
+    assert bob.line() == "R : un"
+    bob.send("Salut\n")
+    bob.barrier()
+    robot.stdin.write(b"deux\n")
+    robot.stdin.close()
+    assert bob.line() == "R : deux"
+    assert bob.line() == "* R a quitté le chat."
+    assert robot.wait(PATIENCE) == 1
+
+
 @pytest.mark.parametrize("closed", [0, 1, 2], ids=["entrée", "sortie", "erreurs"])
 def test_un_flux_ferme_au_depart_ne_fait_pas_de_traceback(serveur, closed):
     server = serveur()
@@ -349,6 +409,7 @@ def test_chaque_facon_de_partir_rend_0_et_le_terminal(serveur, taper, keys):
     alice.wait_for(PROMPT)
     alice.insist(lambda: alice.type(keys), PARTED)
     assert alice.end() == 0
+    assert alice.rows()[-1] == PARTED
     assert bob.line() == "* Alice a rejoint le chat."
     assert bob.line() == "* Alice a quitté le chat."
 
@@ -366,6 +427,21 @@ def test_partir_avant_de_donner_un_nom_rend_0(taper, keys):
     alice.wait_for("Entrez votre nom : ")
     alice.insist(lambda: alice.type(keys), PARTED)
     assert alice.end() == 0
+    assert alice.rows()[-1] == PARTED
+
+
+def test_ctrl_c_pendant_la_connexion_quitte_sans_traceback(taper):
+    patch = """
+def wait_for_ever(address):
+    print("prêt", flush=True)
+    c.threading.Event().wait()
+c.socket.create_connection = wait_for_ever
+"""
+    alice = taper("--nom", "Alice", patch=patch)
+    alice.wait_for("prêt")
+    alice.insist(lambda: alice.type("\x03"), PARTED)
+    assert alice.end() == 0
+    assert "Traceback" not in alice.seen
 
 
 def test_un_serveur_muet_au_depart_n_est_attendu_qu_un_moment(faux_serveur, taper):
@@ -403,6 +479,7 @@ def test_un_serveur_qui_disparait_finit_chaque_client_sans_touche(serveur, taper
     for typist in typists:
         typist.wait_for(LOST)
         assert typist.end() == 1
+        assert typist.rows()[-1] == LOST
 
 
 def test_un_serveur_qui_s_arrete_le_dit_et_finit_le_client(serveur, taper):
@@ -437,8 +514,7 @@ def test_un_nom_refuse_au_terminal_est_redemande_et_oublie(serveur, taper):
     alice.type("\x1b[Abonjour\r")  # Flèche-haut n'a pas de nom à proposer
     assert bob.line() == "* Alice a rejoint le chat."
     assert bob.line() == "Alice : bonjour"
-    alice.type("\x04")
-    alice.wait_for(PARTED)
+    alice.insist(lambda: alice.type("\x04"), PARTED)
     assert alice.end() == 0
 
 

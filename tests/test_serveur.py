@@ -609,6 +609,18 @@ def test_stderr_parle_encore_quand_la_console_est_un_tube_plein(serveur):
     assert server.error() == "Le serveur est complet : 127.0.0.1 refusé."
 
 
+def test_un_vieux_terminal_recoit_son_encodage(monkeypatch):
+    """Une console de Windows, par exemple ; un tube et le journal sont toujours en UTF-8."""
+    monkeypatch.setattr(os, "device_encoding", lambda descriptor: "cp850")
+    reading, writing = os.pipe()
+    clerk = serveur_exo.Clerk(report=None)
+    serveur_exo.Output(writing, "la console", clerk).put(["Élise : 👍"])
+    clerk.finish(PATIENCE)
+    assert os.read(reading, 100) == "Élise : ?\n".encode("cp850")
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+
+
 def test_une_console_fermee_est_signalee_une_fois(serveur):
     server = serveur(stdout=subprocess.PIPE)
     server.process.stdout.close()

@@ -40,8 +40,6 @@ MAX_LINE_BYTES = 4096  # octets, sans la fin de ligne : une page d'écran bien r
 MAX_NAME_LENGTH = 32  # caractères : le nom est recopié devant chaque message
 MAX_QUOTE_LENGTH = 40  # caractères d'un mot que l'on recopie dans une erreur
 
-LEAVE_WORD = "exit"  # seul sur sa ligne, il fait partir : ce n'est donc le nom de personne
-
 
 class Refused(Exception):
     """Ce qui a été donné n'est pas recevable ; str() dit pourquoi, en français.
@@ -49,30 +47,6 @@ class Refused(Exception):
     La phrase est faite pour qui a tapé : le client l'affiche, la ligne de
     commande aussi.
     """
-
-
-_REASONS = {
-    errno.EACCES: "accès refusé",
-    errno.ECONNREFUSED: "connexion refusée",
-    errno.EHOSTUNREACH: "machine hors d'atteinte",
-    errno.EINVAL: "valeur impossible",
-    errno.EIO: "erreur d'entrée-sortie",
-    errno.EISDIR: "c'est un dossier",
-    errno.EMFILE: "trop de fichiers ouverts",
-    errno.ENETUNREACH: "réseau hors d'atteinte",
-    errno.ENFILE: "trop de fichiers ouverts",
-    errno.ENOENT: "il n'existe pas, ou son dossier",
-    errno.ENOSPC: "disque plein",
-    errno.EPIPE: "plus personne ne lit",
-    errno.ETIMEDOUT: "pas de réponse",
-}
-
-
-def explain(error: Exception) -> str:
-    """Rend la cause d'une erreur du système, en français pour les plus courantes."""
-    number = getattr(error, "errno", None)
-    # Sans numéro ni phrase, c'est une ValueError : un nom de fichier avec un octet nul.
-    return _REASONS.get(number) or getattr(error, "strerror", None) or "nom impossible"
 
 
 # --- Des octets aux lignes ---------------------------------------------------
@@ -96,12 +70,11 @@ class LineBuffer:
         self._data += data
 
     def take(self, max_lines: int = -1) -> list[bytes]:
-        """Rend au plus `max_lines` lignes entières (-1 : toutes), sans leur fin de ligne, et le
-        début de la suivante si elle est déjà trop longue.
+        """Rend au plus `max_lines` lignes entières (-1 : toutes), sans leur fin de ligne.
 
-        Une ligne de plus de `max_bytes` octets est rendue coupée à `max_bytes + 1`,
-        ce qui la fait reconnaître, dès qu'elle est trop longue ; la suite est jetée
-        au fur et à mesure : la mémoire prise ne dépend pas de sa longueur.
+        Dès qu'une ligne dépasse `max_bytes` octets, ses `max_bytes + 1` premiers sont rendus, ce
+        qui la trahit, et sa suite est jetée à mesure : la mémoire prise ne dépend pas de sa
+        longueur.
         """
         if self._skipping:
             _, newline, self._data = self._data.partition(b"\n")
@@ -145,6 +118,7 @@ def encode_line(text: str) -> bytes:
 # --- Le texte ----------------------------------------------------------------
 
 BLANKS = " \t"  # ce qui ne compte pas autour d'un nom ou d'une commande
+LEAVE_WORD = "exit"  # seul sur sa ligne, il fait partir : ce n'est donc le nom de personne
 
 # Ce qui piloterait un terminal ou retournerait l'affichage : C0 (sauf la
 # tabulation), DEL, C1, séparateurs de ligne et de paragraphe, sens d'écriture
@@ -187,7 +161,7 @@ def normalize_name(text: str) -> str:
     Un nom ne contient ni blanc ni « : » ni parenthèse et commence par une lettre
     ou un chiffre : aucun ne peut imiter une ligne du serveur.
     """
-    name = unicodedata.normalize("NFKC", text.strip(BLANKS)).strip(BLANKS)
+    name = unicodedata.normalize("NFKC", text).strip(BLANKS)
     if not name:
         raise Refused("Nom vide : choisissez-en un.")
     if len(name) > MAX_NAME_LENGTH:
@@ -267,16 +241,13 @@ HELP_LINES = (
     "//texte : envoyer le message « /texte »",
 )
 
-_WORD_AND_REST = re.compile(r"[ \t]*([^ \t]*)[ \t]?(.*)", re.DOTALL)
-
-
 def is_blank(text: str) -> bool:
     """Dit si une ligne n'a que des blancs : elle est alors ignorée."""
     return not text.strip(BLANKS)
 
 
 def parse(text: str) -> Command:
-    """Rend ce que veut une ligne de client (texte sans fin de ligne, non blanc)."""
+    """Rend ce que veut une ligne de client (texte sans fin de ligne)."""
     bare = text.strip(BLANKS)
     if bare.casefold() == LEAVE_WORD:
         return Quit()
@@ -301,8 +272,8 @@ def parse(text: str) -> Command:
 
 
 def cut_word(text: str) -> tuple[str, str]:
-    """Rend le premier mot de `text` et ce qui suit le blanc qui l'en sépare."""
-    return _WORD_AND_REST.fullmatch(text).groups()
+    """Rend le premier mot de `text`, et le reste sans le blanc qui les sépare."""
+    return re.fullmatch(r"[ \t]*([^ \t]*)[ \t]?(.*)", text, re.DOTALL).groups()
 
 
 # --- Les lignes du serveur (texte sans fin de ligne) ---------------------------
@@ -336,7 +307,28 @@ def is_error_line(line: str) -> bool:
     return line.startswith("! ")
 
 
-# --- La ligne de commande ----------------------------------------------------
+# --- Ce que l'on dit à qui lance les programmes --------------------------------
+
+_REASONS = {
+    errno.EACCES: "accès refusé",
+    errno.ECONNREFUSED: "connexion refusée",
+    errno.EHOSTUNREACH: "machine hors d'atteinte",
+    errno.EINVAL: "valeur impossible",
+    errno.EIO: "erreur d'entrée-sortie",
+    errno.EISDIR: "c'est un dossier",
+    errno.EMFILE: "trop de fichiers ouverts",
+    errno.ENETUNREACH: "réseau hors d'atteinte",
+    errno.ENFILE: "trop de fichiers ouverts",
+    errno.ENOENT: "il n'existe pas, ou son dossier",
+    errno.ENOSPC: "disque plein",
+    errno.EPIPE: "plus personne ne lit",
+    errno.ETIMEDOUT: "pas de réponse",
+}
+
+
+def explain(error: OSError) -> str:
+    """Rend la cause d'une erreur du système, en français pour les plus courantes."""
+    return _REASONS.get(error.errno) or error.strerror or str(error)
 
 
 def host_and_port(host: str, port: int) -> str:
@@ -354,7 +346,8 @@ def new_option_parser(description: str) -> argparse.ArgumentParser:
         help="adresse du serveur (%(default)s par défaut)",
     )
     parser.add_argument(
-        "--port", metavar="PORT", type=_port, default=DEFAULT_PORT,
+        "--port", metavar="PORT", default=DEFAULT_PORT,
+        type=lambda text: whole_number(text, "--port", 0, 65535),
         help="port du serveur (%(default)s par défaut)",
     )
     return parser
@@ -367,10 +360,6 @@ def whole_number(text: str, option: str, low: int, high: int = 1_000_000) -> int
             f"{option} : il faut un nombre entier de {low} à {high}, pas « {quote(text)} »."
         )
     return int(text)
-
-
-def _port(text: str) -> int:
-    return whole_number(text, "--port", 0, 65535)
 
 
 def _host(text: str) -> str:

@@ -830,7 +830,7 @@ def open_log(path: str) -> int:
             os.lseek(descriptor, size - 1, os.SEEK_SET)
             if os.read(descriptor, 1) != b"\n":
                 os.write(descriptor, b"\n")  # finit la ligne qu'une fin brutale a coupée
-    except (OSError, ValueError) as error:
+    except OSError as error:
         reason = protocol.explain(error)
         raise Refused(f"Impossible d'écrire le journal {protocol.clean(path)} : {reason}.") from None
     return descriptor

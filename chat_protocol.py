@@ -31,7 +31,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-DEFAULT_HOST = "127.0.0.1"  # cette machine seule : s'ouvrir au réseau doit être voulu
+DEFAULT_HOST = "127.0.0.1"  # cette machine seule : on ne s'ouvre au réseau que sur demande
 DEFAULT_PORT = 12345
 
 # --- Limites -----------------------------------------------------------------
@@ -70,11 +70,11 @@ class LineBuffer:
         self._data += data
 
     def take(self, max_lines: int = -1) -> list[bytes]:
-        """Rend au plus `max_lines` lignes entières (-1 : toutes), sans leur fin de ligne.
+        """Rend au plus `max_lines` lignes entières (-1 : toutes), sans leur fin de ligne, et le
+        début de la suivante si elle est déjà trop longue.
 
-        Dès qu'une ligne dépasse `max_bytes` octets, ses `max_bytes + 1` premiers sont rendus, ce
-        qui la trahit, et sa suite est jetée à mesure : la mémoire prise ne dépend pas de sa
-        longueur.
+        D'une ligne de plus de `max_bytes` octets, on rend les `max_bytes + 1` premiers, ce qui la
+        trahit ; la suite est jetée à mesure : la mémoire prise ne dépend pas de sa longueur.
         """
         if self._skipping:
             _, newline, self._data = self._data.partition(b"\n")
@@ -109,7 +109,7 @@ def decode_line(line: bytes) -> str:
 def encode_line(text: str) -> bytes:
     """Rend les octets de `text` avec sa fin de ligne.
 
-    Un collage coupé peut laisser un demi-caractère (surrogate) que UTF-8 n'admet
+    Un collage coupé peut laisser un demi-caractère (surrogate) qu'UTF-8 n'admet
     pas : « ? » le remplace.
     """
     return f"{text}\n".encode("utf-8", errors="replace")
@@ -148,7 +148,7 @@ def alphabetical(names: Iterable[str]) -> list[str]:
 
 # --- Les noms ----------------------------------------------------------------
 
-# Invisibles par défaut (Unicode, DerivedCoreProperties) : « Al<invisible>ice »
+# Caractères sans dessin (Unicode, Default_Ignorable_Code_Point) : « Al<invisible>ice »
 # passerait pour « Alice ».
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
@@ -197,6 +197,9 @@ def name_key(name: str) -> str:
 
 # --- Les commandes -----------------------------------------------------------
 
+# Une commande est une valeur : parse la rend, le salon du serveur l'exécute. @dataclass écrit
+# __init__ et == ; frozen : elle ne change plus.
+
 
 @dataclass(frozen=True)
 class Message:
@@ -231,7 +234,7 @@ class UnknownCommand:
 
 Command = Message | PrivateMessage | ListMembers | Help | Quit | UnknownCommand
 
-COMMAND_WORDS = ("/aide", "/liste", "/privé", "/quitter")  # ce qu'un client propose
+COMMAND_WORDS = ("/aide", "/liste", "/privé", "/quitter")  # celles que Tab complète
 
 HELP_LINES = (
     "/liste : qui est connecté",
@@ -319,7 +322,7 @@ _REASONS = {
     errno.EMFILE: "trop de fichiers ouverts",
     errno.ENETUNREACH: "réseau hors d'atteinte",
     errno.ENFILE: "trop de fichiers ouverts",
-    errno.ENOENT: "il n'existe pas, ou son dossier",
+    errno.ENOENT: "ce fichier ou son dossier n'existe pas",
     errno.ENOSPC: "disque plein",
     errno.EPIPE: "plus personne ne lit",
     errno.ETIMEDOUT: "pas de réponse",

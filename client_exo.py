@@ -39,21 +39,21 @@ REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
 
 NAME_PROMPT = "Entrez votre nom : "
 PROMPT = "Votre message : "
-LEAVE_LINES = f"\n{protocol.LEAVE_WORD}"  # d'abord finir la ligne commencée ; une ligne vide est ignorée
+LEAVE_LINES = f"\n{protocol.LEAVE_WORD}"  # d'abord finir la ligne commencée, s'il y en a une
 PARTED = "Vous avez quitté le chat."
 LOST = "Connexion au serveur perdue."
 INTERRUPTED = "Interrompu : tout n'est peut-être pas arrivé."
 
 
 class ServerLost(Exception):
-    """Le serveur n'est plus là ; levée dans le thread du clavier, au milieu d'input()."""
+    """Le serveur n'est plus là ; levée dans le thread du clavier, même au milieu d'input()."""
 
 
 # --- L'écran -------------------------------------------------------------------
 
 
 def write(text: str, stream: TextIO) -> None:
-    """Écrit, avec « ? » pour ce que `stream` ne sait pas montrer ; OSError si elle est perdue.
+    """Écrit, avec « ? » pour ce que `stream` ne sait pas montrer ; OSError si elle est fermée.
 
     Par os.write et non par `stream` : un thread arrêté par Ctrl+S y tiendrait un verrou que la fin
     du programme attend.
@@ -84,7 +84,7 @@ class Screen:
     def __init__(self) -> None:
         self.prompt = ""  # l'invite affichée, "" s'il n'y en a pas ; le thread du clavier l'écrit
         self.is_lost = False  # plus rien ne s'y écrit ; receveur seul, comme le suivant
-        self.has_failed = False  # et non parce que le lecteur est parti (| head)
+        self.has_failed = False  # perdue par une erreur : un disque plein, et non « | head »
 
     def show(self, line: str) -> None:
         """Affiche une ligne reçue (str sans fin de ligne). Receveur seul."""
@@ -105,7 +105,7 @@ class Screen:
 class Terminal(Screen):
     """Un terminal où une ligne peut arriver pendant que l'on tape.
 
-    Appeler readline depuis l'autre thread ferait avorter l'interpréteur. On n'y touche
+    Appeler readline depuis l'autre thread ferait planter l'interpréteur. On n'y touche
     donc pas : on insère une rangée au-dessus de la ligne tapée, avec les seuls codes du
     terminal, puis le curseur revient où il était.
     """
@@ -120,7 +120,7 @@ class Terminal(Screen):
 
 
 def wrap(line: str, width: int) -> list[str]:
-    """Coupe `line` en rangées d'écran, moitié moins longues s'il s'y trouve des signes doubles."""
+    """Coupe `line` en rangées d'écran, moitié moins longues pour des signes de double largeur."""
     line = line.expandtabs()
     if any(unicodedata.east_asian_width(char) in "WF" for char in line):
         width //= 2
@@ -142,8 +142,8 @@ def choose_screen() -> Screen:
     if not is_terminal or os.environ.get("TERM", "dumb") == "dumb":
         return Screen()
     if os.environ.pop("PYTHONUNBUFFERED", ""):
-        # Sans tampon, readline écrirait un caractère à la fois, et une rangée insérée entre
-        # deux couperait ses codes : on se relance avec.
+        # Sans tampon, readline écrirait un caractère à la fois, et une rangée insérée entre deux
+        # couperait un code du terminal : on relance le programme sans cette variable.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     return Screen() if sys.stdout.write_through else Terminal()
 
@@ -157,7 +157,8 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock  # le clavier y envoie, le receveur y lit
         # Du receveur au clavier : ce que le serveur répond à un nom, puis None à la fin du flux.
-        # Un second Ctrl+C y met None aussi : put ne peut pas se bloquer lui-même.
+        # Un second Ctrl+C y met None aussi. SimpleQueue et non Queue : un signal peut rappeler put
+        # au milieu d'un autre put.
         self.answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.is_admitted = False  # écrit par le receveur : le nom est accepté
         self.is_parted = False  # écrit par le receveur : le serveur a dit au revoir
@@ -175,8 +176,8 @@ class Connection:
             self.answers.put(line)
         self.is_parted = protocol.is_farewell_line(line)
 
-    def has_ended(self, seconds: float | None) -> bool:
-        """Attend la fin, `seconds` au plus (None : tant qu'il faut) ; dit si elle est venue."""
+    def wait_for_end(self, seconds: float | None) -> bool:
+        """Attend la fin du flux, `seconds` au plus (None : sans limite) ; dit si elle est venue."""
         try:
             while self.answers.get(timeout=seconds) is not None:
                 pass
@@ -190,6 +191,7 @@ def receive_lines(connection: Connection, screen: Screen) -> None:
     buffer = protocol.LineBuffer(MAX_SERVER_LINE_BYTES)
     is_open = True
     try:
+        # Sans écran, rester au clavier ne sert à rien ; un tube, lui, finit d'envoyer.
         while is_open and not (screen.is_lost and sys.stdin.isatty()):
             data = connection.sock.recv(READ_BYTES)
             is_open = data != b""
@@ -207,6 +209,7 @@ def receive_lines(connection: Connection, screen: Screen) -> None:
 def readable(line: bytes) -> str:
     """Rend le texte d'une ligne du serveur, coupée à 256 Kio, sans danger pour l'écran."""
     text = protocol.clean(line[:MAX_SERVER_LINE_BYTES].decode("utf-8", errors="replace"))
+    # La coupe a pu partager un caractère, devenu U+FFFD.
     return text.rstrip("\ufffd") + "…" if len(line) > MAX_SERVER_LINE_BYTES else text
 
 
@@ -261,7 +264,7 @@ def read_piece() -> bytes:
     return piece
 
 
-def is_leaving(text: str) -> bool:
+def asks_to_leave(text: str) -> bool:
     return isinstance(protocol.parse(text), protocol.Quit)
 
 
@@ -317,7 +320,7 @@ def choose_name(name: str | None, screen: Screen) -> str:
             name = ask(NAME_PROMPT, screen)
         else:
             name = read_piece().decode(errors="replace").rstrip("\r\n")
-    if is_leaving(name):
+    if asks_to_leave(name):
         raise EOFError
     return name
 
@@ -345,7 +348,7 @@ def enter(connection: Connection, name: str, screen: Screen) -> bool:
         if connection.is_admitted:
             return True
         # Un serveur complet, ou lassé, ferme aussitôt : demander un autre nom serait vain.
-        if connection.has_ended(REFUSAL_SECONDS) or not sys.stdin.isatty():
+        if connection.wait_for_end(REFUSAL_SECONDS) or not sys.stdin.isatty():
             return False
         name = choose_name(None, screen)
 
@@ -355,7 +358,7 @@ def type_lines(connection: Connection, screen: Screen) -> None:
     while True:
         # Un collage peut donner plusieurs lignes d'un coup.
         for line in ask(PROMPT, screen).replace("\r", "\n").split("\n"):
-            if is_leaving(line):
+            if asks_to_leave(line):
                 return
             connection.send(line)
 
@@ -365,7 +368,7 @@ def pipe_lines(connection: Connection) -> None:
     is_line_start = True
     while True:
         piece = read_piece()
-        if is_line_start and is_leaving(piece.decode(errors="replace").rstrip("\r\n")):
+        if is_line_start and asks_to_leave(piece.decode(errors="replace").rstrip("\r\n")):
             return
         connection.sock.sendall(piece)
         is_line_start = piece.endswith(b"\n")
@@ -416,6 +419,7 @@ def talk(connection: Connection, name: str, screen: Screen) -> int:
     shut(connection.sock)
     if receiver.is_alive():  # Ctrl+C a pu venir avant qu'il démarre
         receiver.join(GOODBYE_SECONDS)
+    # Au terminal, partir réussit toujours ; dans un tube, l'au revoir seul prouve que tout est pris.
     if is_terminal and not is_lost:
         say(PARTED)
         return 0
@@ -426,7 +430,7 @@ def talk(connection: Connection, name: str, screen: Screen) -> int:
 
 
 def part(connection: Connection, patience: float | None) -> None:
-    """Prend congé : attend l'au revoir du serveur, `patience` secondes au plus.
+    """Prend congé : attend de pouvoir le dire, puis l'au revoir, `patience` secondes chaque fois.
 
     Sans terminal, on attend tant que le serveur vit, ou jusqu'à Ctrl+C : l'au revoir prouve que le
     serveur a tout pris.
@@ -435,7 +439,7 @@ def part(connection: Connection, patience: float | None) -> None:
         if select.select([], [connection.sock], [], patience)[1]:  # sinon send bloquerait
             connection.send(LEAVE_LINES)
             shut(connection.sock, socket.SHUT_WR)
-            connection.has_ended(patience)
+            connection.wait_for_end(patience)
 
 
 def throw_away_unsent(sock: socket.socket) -> None:
@@ -448,7 +452,7 @@ def throw_away_unsent(sock: socket.socket) -> None:
 
 
 def main() -> int:
-    """Rend le code de sortie : 0 si l'on est parti, 2 pour une option, 1 pour le reste."""
+    """Rend le code de sortie : 0 si l'on est parti, 2 si une option est refusée, sinon 1."""
     set_up_streams()
     parser = protocol.new_option_parser("Le client du chat.")
     parser.add_argument("--nom", metavar="NOM", help="votre nom (demandé sinon)")

@@ -14,8 +14,8 @@ Chaque thread a un métier :
     facteur     fait des tournées : ouvrir le courrier, appliquer les règles, envoyer
     greffiers   écrivent, l'un la console, l'autre stderr et le journal
 
-Une seule tournée a lieu à la fois, et elle seule touche au salon, envoie et ferme : tous les
-clients voient donc les lignes dans le même ordre. Elle ne reste jamais bloquée dans un envoi.
+Une seule tournée a lieu à la fois, et elle seule touche au salon et sert ses membres : tous
+voient donc les lignes dans le même ordre. Elle ne reste jamais bloquée dans un envoi.
 Quand le facteur dort, le lecteur qui a du courrier fait la tournée à sa place.
 """
 
@@ -44,8 +44,8 @@ from chat_protocol import Refused
 
 # --- Limites -----------------------------------------------------------------
 
-BACKLOG = 4096  # connexions que le système garde avant accept : toute une classe d'un coup
-ACCEPT_SECONDS = 0.05  # s par accept, qui sinon ne finirait pas : faut-il s'arrêter ?
+BACKLOG = 4096  # connexions que le système garde avant accept : toute une salle d'un coup
+ACCEPT_SECONDS = 0.05  # s par accept au plus : entre deux, on regarde s'il faut s'arrêter
 PAUSE_SECONDS = 0.2  # s ; après un échec d'accept, qui sinon échouerait sans fin à 100 % CPU
 DEFAULT_MAX_CLIENTS = 1000
 SPARE_FILES = 32  # fichiers ouverts que le serveur garde pour lui
@@ -53,23 +53,23 @@ SPARE_FILES = 32  # fichiers ouverts que le serveur garde pour lui
 RECV_BYTES = 64 * 1024  # octets par recv : plusieurs lignes d'un coup, donc moins d'appels
 QUIET_RECV_BYTES = 2048  # octets, pour qui parle peu : recv réserve cette place tant qu'il attend
 RECEIVE_BUFFER_BYTES = 64 * 1024  # octets gardés par le système : un bavard freiné en laisse peu
-LINES_PER_MAIL = 512  # lignes : borne le travail, et donc la mémoire, d'un courrier
-ROUND_BYTES = 256 * 1024  # octets par tournée : chacun peut en garder une copie
+LINES_PER_MAIL = 512  # lignes par courrier sans limite de débit : borne sa mémoire
+ROUND_BYTES = 256 * 1024  # octets ; au-delà, la tournée envoie : chacun peut en garder une copie
 
 NAME_SECONDS = 60  # s pour donner un nom : sinon, mille muets prendraient toute la place
 MAX_REFUSALS = 5  # noms refusés avant de fermer
 DEFAULT_RATE = 20  # lignes par seconde et par client : plus vite que l'on ne tape
 BURST_LINES = 100  # lignes d'avance : un texte collé passe d'un coup
 
-IDLE_SECONDS = 1  # s entre deux tournées quand il n'y a rien : qui n'a pas dit son nom ?
+IDLE_SECONDS = 1  # s au plus entre deux tournées : pour voir qui tarde à donner son nom
 TICK_SECONDS = 0.005  # s avant de réessayer ce que le système n'a pas pris
 LATE_BYTES = 1024 * 1024  # octets de retard à partir desquels on attend un client
 CATCH_UP_SECONDS = 1  # s qu'il a pour tout prendre : c'est ce qu'il peut coûter aux autres
 FAREWELL_SECONDS = 5  # s laissées à qui part pour lire ce qui l'attend encore
-END_SECONDS = 1  # s laissées de même à tous quand le serveur s'arrête
+END_SECONDS = 1  # s laissées à tous de même quand le serveur s'arrête
 SLACK_SECONDS = 1  # s de plus, si une tournée est en cours
 OUTPUTS_SECONDS = 1  # s au plus pour écrire ce qui attend la console
-LAST_WORD_SECONDS = 0.5  # s au plus pour le journal et le dernier mot : 3,5 s en tout
+LAST_WORD_SECONDS = 0.5  # s au plus pour le journal et le dernier mot ; ces quatre durées : 3,5 s
 
 
 # --- Ce que les threads s'envoient -------------------------------------------
@@ -96,17 +96,18 @@ class Client:
     def __init__(self, sock: socket.socket, host: str) -> None:
         self.sock = sock  # son lecteur y lit ; la tournée y envoie et le ferme
         self.host = host  # jamais modifié
-        self.name_by = time.monotonic() + NAME_SECONDS  # jamais modifié
-        # Pris avant de poster CONNECTED ou LINES, rendu par la tournée qui ouvre ce courrier : le
-        # lecteur de qui envoie trop vite attend là, puis TCP freine ce client.
+        self.name_deadline = time.monotonic() + NAME_SECONDS  # jamais modifié
+        # Pris avant de poster CONNECTED ou LINES, rendu par la tournée qui ouvre ce courrier (un
+        # Lock peut être rendu par un autre thread). Si le client envoie trop vite, son lecteur
+        # attend ici, puis TCP freine le client.
         self.mail_slot = threading.Lock()
         # La tournée seule écrit les champs suivants ; le lecteur n'en lit que deux,
         # name et leaving, qui ne changent qu'une fois.
         self.name: str | None = None  # None tant qu'aucun nom n'est admis
         self.refusals = 0  # noms refusés
-        self.outbox: list[bytes] = []  # lignes prêtes à partir, dans l'ordre
+        self.outbox: list[bytes] = []  # octets prêts à partir, dans l'ordre
         self.leaving = False  # il n'est plus du salon : ce qu'il envoie est jeté
-        self.closing_by: float | None = None  # instant où l'on n'attend plus qu'il ferme
+        self.closing_deadline: float | None = None  # instant où l'on n'attend plus qu'il ferme
         self.gone = False  # son lecteur a fini
 
     def add_line(self, text: str) -> None:
@@ -137,7 +138,7 @@ class Acceptor:
                 break
 
     def accept(self, listener: socket.socket) -> bool:
-        """Accepte un client, ou le refuse ; rend False s'il n'y en a pas."""
+        """Accepte un client, ou le refuse ; rend False s'il n'y en a pas, ou plus moyen."""
         try:
             sock, address = listener.accept()
         except ConnectionError:
@@ -180,7 +181,7 @@ class Acceptor:
             self.is_in_trouble = True
             self.postman.outputs.report(text)
 
-    def stop(self, *_: object) -> None:
+    def stop(self, *_: object) -> None:  # un signal passe deux arguments, inutiles ici
         """Demande l'arrêt. Appelée au milieu de n'importe quoi, quand un signal arrive.
 
         Elle ne fait donc que noter : ni exception, ni verrou qui serait peut-être déjà tenu.
@@ -272,7 +273,7 @@ def read_client(client: Client, postman: Postman, rate: int) -> None:
 def hand_over(
     lines: list[bytes], client: Client, postman: Postman, allowance: Allowance
 ) -> None:
-    """Transmet des lignes au facteur, au débit permis ; lève OSError si le client est coupé."""
+    """Transmet des lignes au facteur, au débit permis ; OSError si le client a été coupé."""
     delay = allowance.spend(len(lines))
     if delay > 0:
         time.sleep(delay)
@@ -293,7 +294,7 @@ class Room:
         self.members: dict[str, Client] = {}  # name_key(nom) → client admis
         self.stamp = ""  # « [HH:MM] » de la tournée, ou rien
         self.news: list[str] = []  # lignes de console de la tournée, sans horodatage
-        self.posted_bytes = 0  # octets de la tournée destinés à chacun
+        self.posted_bytes = 0  # octets donnés dans cette tournée, comptés une fois pour tous
 
     def start_round(self, stamp: str) -> None:
         """Commence une tournée, dont toutes les lignes auront le même horodatage."""
@@ -303,7 +304,7 @@ class Room:
 
     def receive(self, client: Client, lines: list[bytes]) -> None:
         """Traite des lignes d'un client (bytes sans fin de ligne), dans l'ordre."""
-        said: list[str] = []  # messages qui se suivent : une seule pièce pour chacun
+        said: list[str] = []  # messages qui se suivent : un seul morceau pour chacun
         for line in lines:
             if client.leaving:
                 break
@@ -324,7 +325,7 @@ class Room:
                     self.join(client, protocol.normalize_name(text))
             except Refused as reason:
                 self.refuse(client, str(reason))
-        self.broadcast(said, said, sender=client)
+        self.broadcast(said, said, sender=client)  # aux membres et à la console, à l'identique
 
     def join(self, client: Client, name: str) -> None:
         """Admet un client sous ce nom (normalisé), ou lève Refused si ce nom est pris."""
@@ -337,7 +338,7 @@ class Room:
         self.members[key] = client
 
     def leave(self, client: Client) -> None:
-        """Retire un client ; sans effet s'il n'est pas ou plus du salon."""
+        """Retire un client, et l'annonce s'il était du salon."""
         client.leaving = True
         if client.name is None or self.members.pop(protocol.name_key(client.name), None) is None:
             return
@@ -408,29 +409,29 @@ class Room:
 
 
 class Postman:
-    """Le facteur : il fait des tournées, qui seules touchent au salon, envoient et ferment.
+    """Le facteur : il fait des tournées, qui seules touchent au salon et servent ses membres.
 
-    Une tournée envoie en tenant un verrou, mais sans jamais attendre : il est aussitôt libre.
-    Avec le dictionnaire partagé habituel, `sendall` attend en le tenant, et tous avec lui.
+    Une tournée envoie en tenant un verrou, mais sans jamais attendre : le verrou est vite rendu.
+    Dans la solution habituelle, `sendall` attend en tenant le verrou, et tous attendent avec lui.
     """
 
     def __init__(
         self, admission: threading.BoundedSemaphore, outputs: Outputs, with_stamps: bool
     ) -> None:
-        # Par où tous les autres threads lui parlent. Elle n'a pas de borne : un client n'y a jamais
-        # qu'un courrier à la fois (Client.mail_slot), et une fois sa fin ; WAKE est rare.
+        # Par où tous les autres threads lui parlent. Cette file n'a pas de borne : un client n'y a
+        # jamais qu'un courrier à la fois (Client.mail_slot), et une fois sa fin ; WAKE est rare.
         self.inbox: queue.SimpleQueue[Mail] = queue.SimpleQueue()
         self.is_stopping = False  # écrit par l'accepteur, une fois
-        # Tenu le temps d'une tournée, qui seule écrit les champs suivants. On lit
-        # late et is_idle sans le tenir : au pire, une tournée a lieu un peu trop tôt.
-        self.round_lock = threading.Lock()
-        self.defect: Exception | None = None  # ce qui a fait échouer une tournée : tout s'arrête
-        self.admission = admission  # une place par client : prise à l'accueil, rendue à la fermeture
+        self.admission = admission  # une place par client, de l'accueil à la fermeture
         self.outputs = outputs
         self.with_stamps = with_stamps
+        # Tenu le temps d'une tournée, qui seule écrit les champs suivants. On lit late, is_idle et
+        # defect sans le tenir : au pire, une tournée de trop, ou trop tôt.
+        self.round_lock = threading.Lock()
+        self.defect: Exception | None = None  # ce qui a fait échouer une tournée : tout s'arrête
         self.room = Room()
         self.clients: set[Client] = set()  # tous, nommés ou non
-        # Ceux qui sont en retard, et l'instant où ils seront mis dehors. Tant qu'il y en a, le
+        # Ceux qui sont en retard, et l'instant où ils seront déconnectés. Tant qu'il y en a, le
         # courrier reste fermé.
         self.late: dict[Client, float] = {}
         self.is_idle = True  # rien à faire avant le prochain courrier
@@ -467,7 +468,7 @@ class Postman:
             self.inbox.put(mail)
 
     def wait_for_mail(self, seconds: float) -> Mail | None:
-        """Rend le courrier suivant, ou None s'il n'en vient pas en `seconds`."""
+        """Rend le courrier suivant, ou None s'il n'en vient pas en `seconds` ou s'il est fermé."""
         if self.late:
             time.sleep(TICK_SECONDS)  # le courrier attend qu'ils aient tout pris
             return None
@@ -479,8 +480,9 @@ class Postman:
     def make_round(self, mail: Mail | None, more: int = 0) -> None:
         """Une tournée : ouvrir le courrier, distribuer, afficher. À n'appeler que sous round_lock.
 
-        `more` : combien de courriers ouvrir après `mail`. Le facteur seul les prend dans la
-        boîte : sinon, le départ d'un client s'ouvrirait avant ses derniers mots.
+        `more` : combien de courriers ouvrir après `mail`. Le facteur seul vide la boîte : sinon,
+        pendant qu'il attend le verrou avec les derniers mots d'un client, un lecteur ouvrirait
+        avant lui le départ de ce client.
         """
         try:
             self.room.start_round(time.strftime("[%H:%M] ") if self.with_stamps else "")
@@ -488,7 +490,7 @@ class Postman:
                 self.open_all(mail, more)
             self.deliver()
             self.outputs.show(self.room.news, self.room.stamp)
-        except Exception as defect:  # le salon n'est peut-être plus juste : l'accepteur s'arrêtera
+        except Exception as defect:  # le salon n'est peut-être plus cohérent : tout s'arrêtera
             self.defect = self.defect or defect
 
     def open_all(self, mail: Mail, more: int) -> None:
@@ -527,7 +529,7 @@ class Postman:
 
     def dismiss_if_unnamed(self, client: Client) -> None:
         """Fait partir un client qui n'a pas donné de nom à temps."""
-        if not client.leaving and time.monotonic() > client.name_by:
+        if not client.leaving and time.monotonic() > client.name_deadline:
             client.add_line(protocol.error_line(f"Pas de nom en {NAME_SECONDS} s : au revoir."))
             client.leaving = True
 
@@ -543,9 +545,10 @@ class Postman:
             self.watch_delay(client, len(data) - sent)
 
     def watch_delay(self, client: Client, behind: int) -> None:
-        """Donne une seconde pour tout prendre à qui a plus d'un Mio de retard, puis le met dehors.
+        """Si un client a plus d'un Mio de retard, lui donne une seconde, puis le déconnecte.
 
-        Tout, et non « un peu » : qui lirait un octet à la fois tiendrait le salon à son pas.
+        Une seconde pour tout prendre, et non « un peu » : qui lirait un octet à la fois tiendrait
+        le salon à son pas.
         """
         if not behind:
             self.late.pop(client, None)
@@ -556,12 +559,12 @@ class Postman:
             self.drop(client, behind)
 
     def drop(self, client: Client, behind: int) -> None:
-        """Met dehors un client qui ne lit plus."""
+        """Déconnecte un client qui ne lit plus."""
         self.outputs.report(
-            f"{client.name} ({client.host}) renvoyé : il ne lit plus ({behind} octets l'attendent)."
+            f"{client.name} ({client.host}) déconnecté : il ne lit plus ({behind} octets attendent)."
         )
         client.outbox.clear()
-        # Le système garderait sinon des Mo pour lui : SO_LINGER de 0 s, close les jettera.
+        # Le système garderait sinon des Mio pour lui : SO_LINGER de 0 s, close les jettera.
         with contextlib.suppress(OSError):
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         shut(client.sock, socket.SHUT_RDWR)
@@ -574,9 +577,9 @@ class Postman:
         qui peut détruire l'au revoir en chemin (RFC 1122, 4.2.2.13).
         """
         self.late.pop(client, None)  # qui part n'est plus attendu
-        if client.closing_by is None:
-            client.closing_by = time.monotonic() + FAREWELL_SECONDS
-        is_expired = time.monotonic() > client.closing_by
+        if client.closing_deadline is None:
+            client.closing_deadline = time.monotonic() + FAREWELL_SECONDS
+        is_expired = time.monotonic() > client.closing_deadline
         if client.gone and (is_expired or not client.outbox):
             client.sock.close()
             self.clients.remove(client)
@@ -601,11 +604,11 @@ class Postman:
 
 
 DONT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)  # Windows ne l'a pas
-SMALL_SEND_BYTES = 16 * 1024  # octets par envoi là où il manque : moins que ce qu'il tamponne
+SMALL_SEND_BYTES = 16 * 1024  # octets par envoi sous Windows : moins que son tampon
 
 
 def send_now(sock: socket.socket, data: bytes) -> int:
-    """Envoie ce que le système prend tout de suite ; rend ce nombre d'octets, 0 peut-être.
+    """Envoie ce que le système prend tout de suite ; rend le nombre d'octets pris, 0 peut-être.
 
     Le socket reste bloquant : son lecteur s'en sert aussi, et a besoin d'attendre.
     """
@@ -627,13 +630,13 @@ def shut(sock: socket.socket, how: int) -> None:
 # --- Les sorties : stderr, console, journal ------------------------------------
 
 
-OUTPUT_BYTES = 8 * 1024 * 1024  # octets qui attendent une console que personne ne lit
+OUTPUT_BYTES = 8 * 1024 * 1024  # octets qui attendent une sortie que personne ne lit
 PIPE_BYTES = getattr(select, "PIPE_BUF", 512)  # octets qu'un tube « prêt » prend sans bloquer
 BLOCKED_SECONDS = 0.05  # s d'attente d'une sortie bloquée avant de regarder l'autre
 
 
 class Output:
-    """Un descripteur, et ce qui attend d'y être écrit. Seul le greffier peut y être bloqué.
+    """Un descripteur, et ce qui attend qu'un greffier l'y écrive.
 
     On écrit avec os.write et non dans un fichier Python : une écriture bloquée
     (Ctrl+S, tube plein) y tiendrait un verrou que la fin du programme attend.
@@ -642,9 +645,9 @@ class Output:
     def __init__(self, descriptor: int, label: str, clerk: Clerk) -> None:
         self.descriptor = descriptor
         self.label = label  # comment la nommer à l'exploitant
-        self.encoding = os.device_encoding(descriptor) or "utf-8"  # celui du terminal, si c'en est un
+        self.encoding = os.device_encoding(descriptor) or "utf-8"  # celui du terminal
         self.clerk = clerk  # celui qui y écrit
-        # À tenir pour toucher aux champs suivants, jamais pendant une écriture.
+        # À tenir pour changer les champs suivants, jamais pendant une écriture.
         self.lock = threading.Lock()
         self.waiting = bytearray()  # dans l'ordre : put ajoute à la fin, le greffier ôte au début
         self.skipped_lines = 0  # lignes sautées faute de place, pas encore signalées
@@ -664,17 +667,17 @@ class Output:
         self.clerk.bell.set()
 
     def encode(self, text: str) -> bytes:
-        """Rend les octets d'une ligne, avec « ? » pour ce que cette sortie ne sait pas montrer."""
+        """Rend les octets de `text` et de sa fin de ligne, « ? » pour ce qui ne peut se montrer."""
         return f"{text}\n".encode(self.encoding, errors="replace")
 
     def next_piece(self) -> bytes:
         """Rend ce qu'il faut écrire maintenant, en fin de ligne s'il se peut ; b"" s'il n'y a rien.
 
-        Un tube « prêt » n'en prend pas plus sans bloquer, et un kill -9 qui interrompt une grande
-        écriture en laisserait une partie : des lignes entières n'y sont presque jamais coupées.
+        PIPE_BYTES au plus : au-delà, un tube « prêt » peut bloquer, et un kill -9 au milieu d'une
+        grande écriture couperait une ligne.
         """
         with self.lock:
-            # La moitié, sinon chaque ligne sautée aurait son annonce, bien plus courte qu'elle.
+            # On attend d'en avoir écrit la moitié : sinon, une annonce par ligne sautée.
             if self.skipped_lines and len(self.waiting) <= OUTPUT_BYTES // 2:
                 notice = f"… {self.skipped_lines} lignes non affichées."
                 self.waiting += self.encode(notice)
@@ -729,7 +732,8 @@ class Clerk:
         try:
             output.write_what_fits()
         except OSError as error:
-            output.is_broken = True
+            with output.lock:
+                output.is_broken = True
             self.outputs.remove(output)
             self.report(loss_report(output.label, protocol.explain(error)))
 
@@ -745,7 +749,7 @@ def loss_report(label: str, reason: str) -> str:
 
 
 class Outputs:
-    """Où va ce que l'exploitant doit voir. La tournée montre ; n'importe quel thread signale."""
+    """Où va ce que l'exploitant doit voir. La tournée seule appelle show, tout thread report."""
 
     def __init__(self) -> None:
         # Deux greffiers : une console bloquée ne retient ni stderr ni le journal.
@@ -761,7 +765,7 @@ class Outputs:
         self.log = Output(descriptor, "le journal", self.file_clerk)
 
     def greet(self, address: tuple) -> None:
-        """Annonce l'écoute, avant que les threads ne démarrent."""
+        """Annonce l'écoute, sur stderr d'abord."""
         complain(f"Écoute sur {protocol.host_and_port(*address[:2])} (Ctrl+C pour arrêter).")
         if self.console.is_broken:
             self.report(loss_report(self.console.label, "fermée"))
@@ -832,7 +836,8 @@ def open_log(path: str) -> int:
                 os.write(descriptor, b"\n")  # finit la ligne qu'une fin brutale a coupée
     except OSError as error:
         reason = protocol.explain(error)
-        raise Refused(f"Impossible d'écrire le journal {protocol.clean(path)} : {reason}.") from None
+        shown = protocol.clean(path)
+        raise Refused(f"Impossible d'écrire le journal {shown} : {reason}.") from None
     return descriptor
 
 
@@ -912,20 +917,20 @@ def serve(listener: socket.socket, outputs: Outputs, options: argparse.Namespace
 
 
 def complain(text: object) -> None:
-    """Écrit une phrase sur stderr tout de suite, quand aucun greffier ne le fait encore."""
+    """Écrit une phrase sur stderr tout de suite, sans passer par un greffier."""
     if sys.stderr is not None:  # None si elle est fermée : son numéro n'est plus à elle
         with contextlib.suppress(OSError):
             os.write(2, protocol.encode_line(str(text)))
 
 
 def main() -> int:
-    """Rend le code de sortie : 0 après un arrêt demandé, 2 pour une option, 1 pour le reste."""
+    """Rend le code de sortie : 0 après un arrêt demandé, 2 si une option est refusée, sinon 1."""
     try:
         options = parse_options()
     except Refused as reason:
         complain(reason)
         return 2
-    outputs = Outputs()  # avant d'ouvrir quoi que ce soit, qui prendrait le numéro 1 ou 2
+    outputs = Outputs()
     try:
         if options.journal is not None:
             outputs.keep_log(open_log(options.journal))

@@ -140,7 +140,7 @@ def send_much(peer: Peer, line: bytes = b"x" * 1000 + b"\n") -> None:
 
 
 def throw_away(peer: Peer) -> None:
-    """Lit et jette, dans un thread de plus : qui ne lirait pas serait renvoyé."""
+    """Lit et jette, dans un thread de plus : qui ne lirait pas serait déconnecté."""
 
     def run() -> None:
         with contextlib.suppress(OSError):
@@ -264,7 +264,7 @@ def test_un_client_est_inscrit_avant_que_son_thread_demarre(naif, serveur):
     Le naïf lance le thread, puis range le nom : un message déjà là lève KeyError. La fenêtre
     est étroite ; on l'élargit ici en faisant durer start().
     Garde : Acceptor.start_reader poste CONNECTED avant start(). Dans l'ordre inverse, un client
-    nommé passerait pour un client dont on attend le nom, et serait renvoyé.
+    nommé passerait pour un client dont on attend le nom, et serait déconnecté.
     """
     slow_start = (
         "import threading\n"
@@ -284,7 +284,7 @@ def test_un_client_est_inscrit_avant_que_son_thread_demarre(naif, serveur):
     alice = server.connect()
     alice.send(glued)
     assert alice.line().startswith("* Bienvenue, Alice !")
-    # Entré après elle et sans nom : quand vient son tour d'être renvoyé, le sien serait passé.
+    # Entré après elle et sans nom : quand vient son tour d'être déconnecté, le sien serait passé.
     assert server.connect().line().startswith("! Pas de nom en ")
     assert alice.barrier() == "* Connectés (1) : Alice"
 
@@ -448,7 +448,7 @@ def test_tous_voient_les_messages_dans_le_meme_ordre(naif, serveur):
         for talker, letter in ((alice, b"a"), (bob, b"b")):
             throw_away(talker)
             send_much(talker, letter * 1000 + b"\n")
-        with ThreadPoolExecutor() as pool:  # tous deux lisent : qui ne lit pas serait renvoyé
+        with ThreadPoolExecutor() as pool:  # tous deux lisent : qui ne lit pas serait déconnecté
             return list(pool.map(lambda peer: [peer.line() for _ in range(MANY_LINES)], (chloe, david)))
 
     server = naif()
@@ -584,7 +584,7 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(serveur, taper):
     """close rend le numéro du socket ; un thread déjà dans recv y reste, et la connexion aussi.
 
     Face à un serveur qui ne ferme pas, le client naïf est encore là après « exit » : un programme
-    ne finit qu'avec tous ses threads. Au serveur, le thread et la place d'un client renvoyé
+    ne finit qu'avec tous ses threads. Au serveur, le thread et la place d'un client déconnecté
     seraient perdus.
     Garde : shutdown, dans talk pour le client et dans Postman.close_when_done pour le serveur.
     """
@@ -617,7 +617,7 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(serveur, taper):
 
     server = serveur("--max-clients", "1", patch="s.FAREWELL_SECONDS = 0.2")
     refused = server.connect()
-    refused.send("?\n" * 5)  # renvoyé, mais il ne ferme pas
+    refused.send("?\n" * 5)  # déconnecté, mais il ne ferme pas
     answer = ""
     while not answer.startswith("* Bienvenue, Alice !"):
         newcomer = server.connect()

@@ -298,7 +298,7 @@ def test_qui_ne_lit_plus_est_renvoye_et_les_autres_ne_perdent_rien(serveur):
     got = alice.lines_until("* Bob a quitté le chat.")
     assert [line for line in got if " : " in line] == [f"Bob : {line}" for line in sent]
     assert [line for line in got if " : " not in line] == ["* Bloque a quitté le chat."]
-    assert server.error().startswith("Bloque (127.0.0.1) renvoyé")
+    assert server.error().startswith("Bloque (127.0.0.1) déconnecté")
     assert stuck.line()
 
 

@@ -633,6 +633,7 @@ def shut(sock: socket.socket, how: int) -> None:
 OUTPUT_BYTES = 8 * 1024 * 1024  # octets qui attendent une sortie que personne ne lit
 PIPE_BYTES = getattr(select, "PIPE_BUF", 512)  # octets qu'un tube « prêt » prend sans bloquer
 BLOCKED_SECONDS = 0.05  # s d'attente d'une sortie bloquée avant de regarder l'autre
+CONSOLE_PAUSE_SECONDS = 0.005  # s entre deux écritures : un réveil par ligne serait trop cher
 
 
 class Output:
@@ -707,8 +708,9 @@ def is_writable(descriptors: list[int], seconds: float = 0) -> bool:
 class Clerk:
     """Un greffier : un thread qui écrit dans ses sorties, là où cela ne bloque pas."""
 
-    def __init__(self, report: Callable[[str], None]) -> None:
+    def __init__(self, report: Callable[[str], None], pause: float = 0) -> None:
         self.report = report  # à qui signaler une sortie perdue
+        self.pause = pause  # s de repos après une écriture : les lignes qui suivent se regroupent
         self.outputs: list[Output] = []  # où écrire ; lui seul en ôte, Output y ajoute
         self.bell = threading.Event()  # quelque chose attend, ou c'est la fin
         self.is_ending = False  # écrit par l'accepteur, une fois
@@ -727,6 +729,7 @@ class Clerk:
             for output in list(self.outputs):
                 self.write(output)
             blocked = [output for output in self.outputs if output.waiting]
+            time.sleep(self.pause)
 
     def write(self, output: Output) -> None:
         try:
@@ -753,7 +756,8 @@ class Outputs:
 
     def __init__(self) -> None:
         # Deux greffiers : une console bloquée ne retient ni stderr ni le journal.
-        self.console_clerk, self.file_clerk = Clerk(self.report), Clerk(self.report)
+        self.console_clerk = Clerk(self.report, CONSOLE_PAUSE_SECONDS)
+        self.file_clerk = Clerk(self.report)
         self.console = Output(1, "la console", self.console_clerk)
         self.errors = Output(2, "stderr", self.file_clerk)
         self.log: Output | None = None

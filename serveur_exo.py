@@ -16,7 +16,7 @@ Chaque thread a un métier :
 
 Une seule tournée a lieu à la fois, et elle seule touche au salon et sert ses membres : tous
 voient donc les lignes dans le même ordre. Elle ne reste jamais bloquée dans un envoi.
-Quand le facteur dort, le lecteur qui a du courrier fait la tournée à sa place.
+Quand le facteur est libre, le lecteur qui a du courrier fait la tournée à sa place.
 """
 
 from __future__ import annotations  # une classe peut en nommer une qui vient plus bas
@@ -453,7 +453,7 @@ class Postman:
     def bring(self, mail: Mail) -> None:
         """Apporte les lignes d'un client. Son lecteur seul.
 
-        Si le facteur dort, le lecteur fait la tournée à sa place : dans un salon calme,
+        Si le facteur est libre, le lecteur fait la tournée à sa place : dans un salon calme,
         réveiller un autre thread coûterait plus cher qu'elle.
         """
         is_calm = self.inbox.empty() and not self.late

@@ -42,9 +42,9 @@ COMMANDS = {
     "python3 tests/banc_essai.py": "cinq minutes ; --rapide a son épreuve",
     "python3 tests/sans_gardes.py": "test_sans_sa_garde_une_epreuve_est_rouge",
     "python3 -u": "une façon de lancer le client, dite dans les limites",
-    "kill -9": "test_experience_1_tuer_un_client",
-    "yes | python3 client_exo.py --nom Bavard > recu.txt": "test_experience_2_un_bavard",
-    "python3 tests/serveur_naif.py 12345": "test_experience_7_le_serveur_naif",
+    "kill -9": "test_qui_est_tue_quitte_le_chat",
+    "yes | python3 client_exo.py --nom Bavard > recu.txt": "test_un_bavard_ne_couvre_pas_les_autres_et_se_tait_a_ctrl_c",
+    "python3 tests/serveur_naif.py 12345": "test_le_serveur_naif_se_lance_comme_le_notre",
     "python3 -m venv .venv && . .venv/bin/activate": "le système ne le permet pas toujours",
     "python3 -m pip install --quiet -r requirements-dev.txt": ".ci/run",
     "python3 -m pytest -W error": ".ci/run",
@@ -190,7 +190,7 @@ def test_le_chat_s_ouvre_a_une_salle(serveur, taper):
     alice.wait_for("Bienvenue, Alice !")
 
 
-def test_experience_1_tuer_un_client(serveur, taper):
+def test_qui_est_tue_quitte_le_chat(serveur, taper):
     server = serveur()
     alice = server.connect("Alice")
     bob = taper("--port", str(server.port), "--nom", "Bob")
@@ -199,7 +199,7 @@ def test_experience_1_tuer_un_client(serveur, taper):
     assert alice.line() == "* Bob a quitté le chat."
 
 
-def test_experience_2_un_bavard(serveur, tmp_path):
+def test_un_bavard_ne_couvre_pas_les_autres_et_se_tait_a_ctrl_c(serveur, tmp_path):
     server = serveur()
     alice, bob = server.connect("Alice"), server.connect("Bob")
     received = tmp_path / "recu.txt"
@@ -221,7 +221,7 @@ def test_experience_2_un_bavard(serveur, tmp_path):
     assert "Alice : On s'entend ?\n" in received.read_text(encoding="utf-8")
 
 
-def test_experience_3_figer_la_console(taper):
+def test_une_console_figee_montre_tout_une_fois_degelee(taper):
     server = taper("--port", "0", program=SERVER, width=90)
     server.wait_for("Serveur en attente de connexions...")
     port = re.search(r":(\d+) ", server.seen)[1]
@@ -239,7 +239,7 @@ def test_experience_3_figer_la_console(taper):
     server.wait_for("Alice : Bonjour !")
 
 
-def test_experience_7_le_serveur_naif():
+def test_le_serveur_naif_se_lance_comme_le_notre():
     command = [sys.executable, "tests/serveur_naif.py", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as naive:
         assert naive.stdout.readline().startswith("Écoute sur le port ")

@@ -391,7 +391,9 @@ def test_apres_un_kill_le_journal_a_ses_lignes_sans_trou_et_se_continue(serveur,
     alice, bob = server.connect("Alice"), server.connect("Bob")
     bob.send("".join(f"{n} {'x' * 100}\n" for n in range(5000)))
     assert alice.line() == "* Bob a rejoint le chat."
-    alice.lines_until(f"Bob : 1000 {'x' * 100}")
+    while log.stat().st_size < 20_000:  # que le greffier soit en train d'écrire
+        alice.send("/liste\n")
+        alice.lines_until("* Connectés (2) : Alice, Bob")
     server.process.kill()
     server.process.wait()
     *lines, rest = log.read_text(encoding="utf-8").split("\n")

@@ -10,28 +10,19 @@ Sur TCP, des lignes de texte en UTF-8, finies par « \\n » :
                         Bob (privé) : Psst             un message privé
                         ! Commande inconnue : /danse   une erreur
 
-Ce module calcule, et rien de plus : des octets ou du texte entrent, des valeurs
-sortent. Ni socket, ni thread, ni horloge, ni fichier, ni écran (sauf l'aide de
-new_option_parser, à la fin) ; tout s'essaie donc dans un interpréteur :
-
-    >>> from chat_protocol import LineBuffer
-    >>> buffer = LineBuffer()
-    >>> buffer.feed(b"Bonj")
-    >>> buffer.take()
-    []
-    >>> buffer.feed(b"our !\\nSal")
-    >>> buffer.take()
-    [b'Bonjour !']
+Ce module ne fait que calculer : il n'ouvre ni socket, ni thread, ni fichier. On peut donc
+l'essayer dans un interpréteur : LineBuffer().feed(b"Bonjour !\\nSal") renvoie [b"Bonjour !"].
 """
 
 import argparse
 import errno
+import io
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-DEFAULT_HOST = "127.0.0.1"  # cette machine seule : on ne s'ouvre au réseau que sur demande
+DEFAULT_HOST = "127.0.0.1"  # cette machine : le réseau n'entre que si on le demande
 DEFAULT_PORT = 12345
 
 # --- Limites -----------------------------------------------------------------
@@ -42,105 +33,113 @@ MAX_QUOTE_LENGTH = 40  # caractères d'un mot que l'on recopie dans une erreur
 
 
 class Refused(Exception):
-    """Ce qui a été donné n'est pas recevable ; str() dit pourquoi, en français.
-
-    La phrase est faite pour qui a tapé : le client l'affiche, la ligne de
-    commande aussi.
-    """
+    """Une ligne, un nom ou une option est refusé ; str() le dit à la personne qui l'a tapé."""
 
 
 # --- Des octets aux lignes ---------------------------------------------------
 
 
 class LineBuffer:
-    """Recoud les lignes d'un flux d'octets, quelle que soit sa découpe.
+    """Reconstitue les lignes d'un flux d'octets, où que recv le coupe.
 
-    TCP transporte un flux, pas des messages : un `recv` peut rendre la moitié
-    d'un caractère ou mille lignes. On coupe donc les *octets* sur « \\n » et on ne
-    décode qu'une ligne entière (`str.splitlines` couperait aussi sur U+2028).
+    TCP transporte un flux, pas des messages : un recv peut renvoyer la moitié d'un caractère ou
+    mille lignes. On coupe donc les *octets*, et on ne décode qu'une ligne entière.
     """
 
     def __init__(self, max_bytes: int = MAX_LINE_BYTES) -> None:
         self.max_bytes = max_bytes
-        self._data = b""  # reçu et pas encore rendu
-        self._skipping = False  # dans la suite d'une ligne trop longue, déjà rendue
+        self._rest = b""  # le début d'une ligne dont la fin n'est pas encore arrivée
+        self._skipping = False  # True tant qu'on jette la fin d'une ligne trop longue
 
-    def feed(self, data: bytes) -> None:
-        """Ajoute les octets que `recv` a rendus."""
-        self._data += data
+    def feed(self, data: bytes) -> list[bytes]:
+        """Ajoute des octets reçus ; renvoie les lignes qu'ils terminent, sans leur fin de ligne.
 
-    def take(self, max_lines: int = -1) -> list[bytes]:
-        """Rend au plus `max_lines` lignes entières (-1 : toutes), sans leur fin de ligne, et le
-        début de la suivante si elle est déjà trop longue.
-
-        D'une ligne de plus de `max_bytes` octets, on rend les `max_bytes + 1` premiers, ce qui la
-        trahit ; la suite est jetée à mesure : la mémoire prise ne dépend pas de sa longueur.
+        Une ligne finit par « \\n », « \\r\\n » ou, comme telnet l'écrit parfois, « \\r\\0 » (RFC 1123,
+        3.3.1). Dès qu'une ligne dépasse `max_bytes` octets, son début est renvoyé, et il est trop
+        long lui aussi ; la suite est jetée : la mémoire utilisée ne dépend pas de sa longueur.
         """
-        if self._skipping:
-            _, newline, self._data = self._data.partition(b"\n")
-            self._skipping = not newline
-        *lines, self._data = self._data.split(b"\n", max_lines)
-        lines = [self._trim(line) for line in lines]
-        if b"\n" not in self._data and len(start := self._trim(self._data)) > self.max_bytes:
-            lines.append(start)
-            self._data = b""
+        data = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r\0", b"\n")
+        *lines, rest = data.split(b"\n")
+        if self._skipping and lines:
+            del lines[0]
+            self._skipping = False
+        if not self._skipping and len(rest.removesuffix(b"\r")) > self.max_bytes:
+            lines.append(rest)
             self._skipping = True
+        self._rest = rest[-1:] if self._skipping else rest  # « \r » peut commencer une fin de ligne
         return lines
 
-    def take_last(self) -> list[bytes]:
-        """Rend, à la fin du flux, la dernière ligne si elle n'a pas eu de « \\n »."""
-        last, self._data = self._trim(self._data), b""
-        return [last] if last and not self._skipping else []
+    def last_line(self) -> list[bytes]:
+        """Renvoie, à la fin du flux, la dernière ligne si elle n'a pas de fin de ligne."""
+        last = b"" if self._skipping else self._rest.removesuffix(b"\r")
+        return [last] if last else []
 
-    def _trim(self, line: bytes) -> bytes:
-        return line.removesuffix(b"\r")[: self.max_bytes + 1]
+
+# Ce que telnet ajoute de lui-même (RFC 854) : IAC et une commande ; un octet de plus après WILL,
+# WONT, DO et DONT ; tout jusqu'à IAC SE après SB. La fin de la ligne peut couper la commande.
+_TELNET = re.compile(rb"\xff(?:[\xfb-\xfe].?|\xfa.*?(?:\xff\xf0|\xff?\Z)|.?)", re.DOTALL)
 
 
 def decode_line(line: bytes) -> str:
-    """Rend le texte d'une ligne de client (sans fin de ligne), ou lève Refused."""
+    """Renvoie le texte d'une ligne de client (sans fin de ligne), ou lève Refused."""
     if len(line) > MAX_LINE_BYTES:
         raise Refused(f"Ligne trop longue ({MAX_LINE_BYTES} octets au plus) : coupez-la.")
     try:
-        return line.decode("utf-8")
+        if 0xFF in line:  # IAC : UTF-8 n'utilise jamais cet octet
+            line = _TELNET.sub(b"", line)
+        return line.decode().removeprefix("\ufeff")  # la marque que certains éditeurs ajoutent
     except UnicodeDecodeError:
         raise Refused("Ligne illisible : elle doit être en UTF-8.") from None
 
 
 def encode_line(text: str) -> bytes:
-    """Rend les octets de `text` avec sa fin de ligne.
-
-    Un collage coupé peut laisser un demi-caractère (surrogate) qu'UTF-8 n'admet
-    pas : « ? » le remplace.
-    """
+    """Renvoie les octets de `text` avec sa fin de ligne ; « ? » pour la moitié d'un caractère."""
     return f"{text}\n".encode("utf-8", errors="replace")
 
 
 # --- Le texte ----------------------------------------------------------------
 
-BLANKS = " \t"  # ce qui ne compte pas autour d'un nom ou d'une commande
-LEAVE_WORD = "exit"  # seul sur sa ligne, il fait partir : ce n'est donc le nom de personne
+# Les blancs : ce qu'une personne ne voit pas. Ce sont les blancs d'Unicode (White_Space) et des
+# marques invisibles, qu'un copier-coller ou une touche AltGr ajoutent sans qu'on le sache.
+BLANKS = "\t\n\v\f\r \x85\xa0\xad\u1680\u2028\u2029\u202f\u205f\u3000\ufeff" + "".join(
+    map(chr, [*range(0x2000, 0x2010), *range(0x2060, 0x2065)])
+)
 
-# Ce qui piloterait un terminal ou retournerait l'affichage : C0 (sauf la
-# tabulation), DEL, C1, séparateurs de ligne et de paragraphe, sens d'écriture
-# (Unicode, annexe 9).
+# Les caractères qui commandent un terminal ou inversent le sens d'écriture : C0 (sauf la
+# tabulation), DEL, C1, séparateurs de ligne et de paragraphe, sens d'écriture (Unicode, annexe 9).
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
+def is_blank(text: str) -> bool:
+    """Dit si `text` n'a que des blancs."""
+    return not text.strip(BLANKS)
+
+
+def cut_word(text: str) -> tuple[str, str]:
+    """Renvoie le premier mot de `text`, et le reste sans le blanc qui les sépare."""
+    pattern = f"[{BLANKS}]*([^{BLANKS}]*)[{BLANKS}]?(.*)"
+    return re.fullmatch(pattern, text, re.DOTALL).groups()
+
+
 def clean(text: str) -> str:
-    """Rend `text` sans danger pour un terminal : U+FFFD remplace ce qui le piloterait."""
-    return _UNSAFE.sub("\ufffd", text)
+    """Renvoie `text` sans danger pour un terminal : U+FFFD remplace chaque caractère dangereux."""
+    # isprintable est plus rapide, et aucun caractère dangereux n'est « imprimable ».
+    return text if text.isprintable() else _UNSAFE.sub("\ufffd", text)
 
 
 def quote(word: str) -> str:
-    """Rend `word`, venu d'un inconnu, tel qu'on peut le recopier dans une erreur."""
+    """Renvoie `word`, écrit par un inconnu, tel qu'on peut le recopier dans une erreur."""
     return clean(word[:MAX_QUOTE_LENGTH])
 
 
+_LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l"})  # Unicode ne les décompose pas
+
+
 def alphabetical(names: Iterable[str]) -> list[str]:
-    """Trie comme un dictionnaire : ni casse ni accents, donc Élise avant Zoé."""
+    """Trie comme un dictionnaire français : ni casse ni accents, donc Élise avant Zoé."""
 
     def without_accents(name: str) -> str:
-        decomposed = unicodedata.normalize("NFKD", name.casefold())
+        decomposed = unicodedata.normalize("NFKD", name.casefold().translate(_LETTERS))
         return "".join(char for char in decomposed if not unicodedata.combining(char))
 
     return sorted(names, key=lambda name: (without_accents(name), name))
@@ -148,30 +147,35 @@ def alphabetical(names: Iterable[str]) -> list[str]:
 
 # --- Les noms ----------------------------------------------------------------
 
-# Caractères sans dessin (Unicode, Default_Ignorable_Code_Point) : « Al<invisible>ice »
-# passerait pour « Alice ».
+QUIT_WORD = "exit"  # seul sur sa ligne, il fait quitter le chat : ce n'est donc pas un nom
+
+# Caractères invisibles (Unicode, Default_Ignorable_Code_Point) : « Al<invisible>ice » passerait
+# pour « Alice ».
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
+_APOSTROPHES = str.maketrans("’ʼ", "''")  # un téléphone ou un Mac écrit souvent la première
 
 
 def normalize_name(text: str) -> str:
-    """Rend le nom écrit dans `text`, sous forme NFKC, ou lève Refused.
+    """Renvoie le nom écrit dans `text`, sous forme NFKC (Unicode, annexe 15), ou lève Refused.
 
-    Un nom ne contient ni blanc ni « : » ni parenthèse et commence par une lettre
-    ou un chiffre : aucun ne peut imiter une ligne du serveur.
+    Un nom ne contient ni blanc, ni « : », ni parenthèse, et il commence par une lettre ou un
+    chiffre : aucun ne peut imiter une ligne du serveur.
     """
     name = unicodedata.normalize("NFKC", text).strip(BLANKS)
     if not name:
         raise Refused("Nom vide : choisissez-en un.")
     if len(name) > MAX_NAME_LENGTH:
         raise Refused(f"Nom trop long ({MAX_NAME_LENGTH} caractères au plus) : abrégez-le.")
-    if name.casefold() == LEAVE_WORD:
-        raise Refused(f"Nom refusé : « {LEAVE_WORD} » sert à partir.")
-    if not _is_letter_or_digit(name[0]):
+    if name.casefold() == QUIT_WORD:
+        raise Refused(f"Nom refusé : « {QUIT_WORD} » est la commande pour quitter.")
+    kinds = [unicodedata.category(char) for char in name]  # L : lettre, M : accent, Nd : chiffre
+    if kinds[0][0] != "L" and kinds[0] != "Nd":
         raise Refused("Nom refusé : il doit commencer par une lettre ou un chiffre.")
-    for char in name:
-        if not _is_allowed_in_name(char):
+    for char, kind in zip(name, kinds):
+        is_allowed = kind[0] in "LM" or kind == "Nd" or char in "-_.'’"
+        if not is_allowed or _INVISIBLE.match(char):
             raise Refused(
                 f"Nom refusé : caractère interdit « {clean(char)} » (U+{ord(char):04X}) ; "
                 "prenez des lettres, des chiffres et - _ . ' ’ sans espace."
@@ -179,62 +183,16 @@ def normalize_name(text: str) -> str:
     return name
 
 
-def _is_letter_or_digit(char: str) -> bool:
-    category = unicodedata.category(char)
-    return (category.startswith("L") or category == "Nd") and not _INVISIBLE.match(char)
-
-
-def _is_allowed_in_name(char: str) -> bool:
-    is_mark = unicodedata.category(char).startswith("M")  # accents, voyelles indiennes…
-    return _is_letter_or_digit(char) or char in "-_.'’" or (is_mark and not _INVISIBLE.match(char))
-
-
 def name_key(name: str) -> str:
-    """Rend ce que deux écritures du même nom ont en commun (ALICE et Alice)."""
+    """Renvoie la clé qui est la même pour toutes les écritures d'un nom (ALICE et Alice)."""
     folded = unicodedata.normalize("NFKC", name).casefold()
-    return unicodedata.normalize("NFKC", folded)  # plier la casse peut défaire la forme
+    # casefold peut donner un texte qui n'est plus normalisé.
+    return unicodedata.normalize("NFKC", folded).translate(_APOSTROPHES)
 
 
 # --- Les commandes -----------------------------------------------------------
 
-# Une commande est une valeur : parse la rend, le salon du serveur l'exécute. @dataclass écrit
-# __init__ et == ; frozen : elle ne change plus.
-
-
-@dataclass(frozen=True)
-class Message:
-    text: str
-
-
-@dataclass(frozen=True)
-class PrivateMessage:
-    recipient: str  # comme tapé, "" s'il manque
-    text: str  # "" s'il manque
-
-
-@dataclass(frozen=True)
-class ListMembers:
-    pass
-
-
-@dataclass(frozen=True)
-class Help:
-    pass
-
-
-@dataclass(frozen=True)
-class Quit:
-    pass
-
-
-@dataclass(frozen=True)
-class UnknownCommand:
-    word: str  # sans danger, prêt à être recopié
-
-
-Command = Message | PrivateMessage | ListMembers | Help | Quit | UnknownCommand
-
-COMMAND_WORDS = ("/aide", "/liste", "/privé", "/quitter")  # celles que Tab complète
+COMMAND_WORDS = ("/aide", "/liste", "/privé", "/quitter")  # les commandes que Tab complète
 
 HELP_LINES = (
     "/liste : qui est connecté",
@@ -244,133 +202,149 @@ HELP_LINES = (
     "//texte : envoyer le message « /texte »",
 )
 
-def is_blank(text: str) -> bool:
-    """Dit si une ligne n'a que des blancs : elle est alors ignorée."""
-    return not text.strip(BLANKS)
+# Rien, « exit », ou une ligne dont le premier caractère visible est « / » : le reste est un message.
+_NOT_A_MESSAGE = re.compile(f"[{BLANKS}]*(?:/|\\Z|[eE][xX][iI][tT][{BLANKS}]*\\Z)")
 
 
-def parse(text: str) -> Command:
-    """Rend ce que veut une ligne de client (texte sans fin de ligne)."""
+def parse(text: str) -> tuple[str, str]:
+    """Renvoie (verbe, texte) : ce que demande une ligne de client, et le texte qui va avec.
+
+    Les verbes : "nothing" (la ligne n'a que des blancs), "message", "private" (texte : le nom, un
+    blanc, le message), "list", "help", "quit", "unknown" (texte : le mot, prêt à être recopié).
+    """
+    if not _NOT_A_MESSAGE.match(text):
+        return "message", text
     bare = text.strip(BLANKS)
-    if bare.casefold() == LEAVE_WORD:
-        return Quit()
+    if not bare:
+        return "nothing", ""
     if not bare.startswith("/"):
-        return Message(clean(text))
+        return "quit", ""
     if bare.startswith("//"):
-        return Message(clean(text.replace("//", "/", 1)))
+        return "message", text.replace("//", "/", 1)
     word, rest = cut_word(text)
     # NFC d'abord : un Mac peut écrire « é » en deux caractères.
     match unicodedata.normalize("NFC", word).casefold():
         case "/quitter" | "/exit" | "/quit":
-            return Quit()
+            return "quit", ""
         case "/liste":
-            return ListMembers()
+            return "list", ""
         case "/aide" | "/help":
-            return Help()
+            return "help", ""
         case "/privé" | "/prive" | "/mp":
-            recipient, message = cut_word(rest)
-            return PrivateMessage(recipient, "" if is_blank(message) else clean(message))
+            return "private", rest
         case _:
-            return UnknownCommand(quote(word))
+            return "unknown", quote(word)
 
 
-def cut_word(text: str) -> tuple[str, str]:
-    """Rend le premier mot de `text`, et le reste sans le blanc qui les sépare."""
-    return re.fullmatch(r"[ \t]*([^ \t]*)[ \t]?(.*)", text, re.DOTALL).groups()
+# --- Les lignes du serveur -----------------------------------------------------
+
+# Une ligne du serveur se reconnaît à son début ; un nom commence par une lettre ou un chiffre.
+NOTICE = "* "
+ERROR = "! "
+FAREWELL = f"{NOTICE}Au revoir, "
 
 
-# --- Les lignes du serveur (texte sans fin de ligne) ---------------------------
+# --- Messages et options de la ligne de commande -------------------------------
 
-
-def message_line(name: str, text: str) -> str:
-    return f"{name} : {text}"
-
-
-def private_line(name: str, text: str) -> str:
-    return f"{name} (privé) : {text}"
-
-
-def notice_line(text: str) -> str:
-    return f"* {text}"
-
-
-def error_line(text: str) -> str:
-    return f"! {text}"
-
-
-def farewell_line(name: str) -> str:
-    return notice_line(f"Au revoir, {name}.")
-
-
-def is_farewell_line(line: str) -> bool:
-    return line.startswith("* Au revoir, ")
-
-
-def is_error_line(line: str) -> bool:
-    return line.startswith("! ")
-
-
-# --- Ce que l'on dit à qui lance les programmes --------------------------------
-
-_REASONS = {
-    errno.EACCES: "accès refusé",
-    errno.ECONNREFUSED: "connexion refusée",
-    errno.EHOSTUNREACH: "machine hors d'atteinte",
-    errno.EINVAL: "valeur impossible",
-    errno.EIO: "erreur d'entrée-sortie",
-    errno.EISDIR: "c'est un dossier",
-    errno.EMFILE: "trop de fichiers ouverts",
-    errno.ENETUNREACH: "réseau hors d'atteinte",
-    errno.ENFILE: "trop de fichiers ouverts",
-    errno.ENOENT: "ce fichier ou son dossier n'existe pas",
-    errno.ENOSPC: "disque plein",
-    errno.EPIPE: "plus personne ne lit",
-    errno.ETIMEDOUT: "pas de réponse",
+_REASONS = {  # par nom de code : tous les systèmes ne les ont pas tous
+    "EACCES": "accès réservé ou refusé",
+    "EADDRINUSE": "ce port est déjà pris",
+    "EADDRNOTAVAIL": "cette adresse n'est pas à cette machine",
+    "EFBIG": "fichier trop gros",
+    "ECONNREFUSED": "connexion refusée",
+    "EDQUOT": "quota de disque atteint",
+    "EHOSTUNREACH": "machine injoignable",
+    "EISDIR": "c'est un dossier",
+    "EMFILE": "trop de fichiers ouverts",
+    "ENETUNREACH": "réseau inaccessible",
+    "ENOENT": "ce fichier ou son dossier n'existe pas",
+    "ENOSPC": "disque plein",
+    "EPIPE": "le programme qui lisait s'est arrêté",
+    "EROFS": "disque en lecture seule",
+    "ETIMEDOUT": "pas de réponse",
 }
 
 
-def explain(error: OSError) -> str:
-    """Rend la cause d'une erreur du système, en français pour les plus courantes."""
-    return _REASONS.get(error.errno) or error.strerror or str(error)
+def explain(error: Exception) -> str:
+    """Renvoie la cause d'une erreur du système, en français, ou son code si elle est rare."""
+    if isinstance(error, TimeoutError):
+        return _REASONS["ETIMEDOUT"]
+    code = errno.errorcode.get(getattr(error, "errno", None), type(error).__name__)
+    return _REASONS.get(code.removeprefix("WSA"), f"erreur {code} du système")  # WSA : Windows
 
 
 def host_and_port(host: str, port: int) -> str:
-    """Rend une adresse telle qu'on l'écrit : 127.0.0.1:12345, [::1]:12345."""
+    """Renvoie une adresse telle qu'on l'écrit : 127.0.0.1:12345, [::1]:12345."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def new_option_parser(description: str) -> argparse.ArgumentParser:
-    """Rend un analyseur qui connaît déjà ce que les deux programmes ont en commun."""
-    parser = argparse.ArgumentParser(description=description, add_help=False, allow_abbrev=False)
-    parser.error = _refuse_options
+    """Renvoie un analyseur qui connaît les options communes aux deux programmes."""
+    parser = argparse.ArgumentParser(
+        description=description, add_help=False, allow_abbrev=False, exit_on_error=False
+    )
     parser.add_argument("--help", action="help", help="affiche cette aide et s'arrête")
     parser.add_argument(
         "--hote", metavar="ADRESSE", type=_host, default=DEFAULT_HOST,
         help="adresse du serveur (%(default)s par défaut)",
-    )
-    parser.add_argument(
-        "--port", metavar="PORT", default=DEFAULT_PORT,
-        type=lambda text: whole_number(text, "--port", 0, 65535),
-        help="port du serveur (%(default)s par défaut)",
-    )
+    )  # fmt: skip
+    add_number(parser, "--port", DEFAULT_PORT, "port du serveur", high=65535)
     return parser
 
 
-def whole_number(text: str, option: str, low: int, high: int = 1_000_000) -> int:
-    """Rend le nombre écrit dans `text`, de `low` à `high` compris, ou lève Refused."""
-    if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
-        raise Refused(
-            f"{option} : il faut un nombre entier de {low} à {high}, pas « {quote(text)} »."
-        )
-    return int(text)
+def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Renvoie les options de la ligne de commande, ou lève Refused, qui nomme la mauvaise."""
+    try:
+        options, unknown = parser.parse_known_args()
+    except argparse.ArgumentError as error:  # son message est en anglais : on le remplace
+        unknown = [error.argument_name]
+    if unknown:
+        word = quote(unknown[0])
+        raise Refused(f"Option « {word} » inconnue ou incomplète. Tapez --help pour la liste.")
+    return options
+
+
+def add_number(parser, option: str, default: int, meaning: str, low=0, high=1_000_000) -> None:
+    """Ajoute une option dont la valeur est un nombre entier de `low` à `high` compris."""
+
+    def whole_number(text: str) -> int:
+        if re.fullmatch("[0-9]{1,9}", text) and low <= int(text) <= high:
+            return int(text)
+        expected = f"il faut un nombre entier de {low} à {high}"
+        raise Refused(f"{option} : {expected}, pas « {quote(text)} ».")
+
+    meaning += " (%(default)s par défaut)"
+    parser.add_argument(option, metavar="N", default=default, type=whole_number, help=meaning)
 
 
 def _host(text: str) -> str:
-    if is_blank(text):
+    """Renvoie une adresse sans blancs ni crochets autour, ou lève Refused si un port la suit."""
+    host = text.strip(BLANKS)
+    if found := re.fullmatch(r"(\[.*\]|[^:]*):([0-9]+)", host):
+        address = quote(found[1].strip("[]")) or DEFAULT_HOST
+        raise Refused(f"--hote : donnez le port à part : --hote {address} --port {found[2][:9]}")
+    host = host.strip("[]" + BLANKS)
+    if not host:
         raise Refused("--hote : il faut une adresse (127.0.0.1, par exemple).")
-    return text
+    return host
 
 
-def _refuse_options(message: str) -> None:
-    # argparse ne parle qu'anglais ici : sa phrase n'est pas montrée.
-    raise Refused("Option inconnue ou incomplète : --help montre celles qui existent.")
+# --- L'endroit où un programme s'exécute ---------------------------------------
+
+
+def is_window(stream: object) -> bool:
+    """Dit si un flux (sys.stdin, sys.stdout) est celui d'une fenêtre : IDLE, Thonny, Jupyter…"""
+    # Elles remplacent les flux de Python par les leurs, dont isatty() et fileno() sont trompeurs.
+    return stream is not None and not isinstance(stream, io.TextIOWrapper)
+
+
+def session_goes_on() -> bool:
+    """Dit si l'interpréteur continue après le programme : fenêtre, %run d'IPython, python3 -i."""
+    in_window = is_window(sys.stdin) or is_window(sys.stdout)
+    return in_window or hasattr(sys, "ps1") or bool(sys.flags.interactive)
+
+
+def set_up_stream(stream: object) -> None:
+    """Fait écrire « ? » à la place d'un caractère que le flux ne sait pas montrer."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")

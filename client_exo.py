@@ -39,7 +39,7 @@ REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
 
 NAME_PROMPT = "Entrez votre nom : "
 PROMPT = "Votre message : "
-LEAVE_LINES = f"\n{protocol.LEAVE_WORD}"  # d'abord finir la ligne commencée, s'il y en a une
+LEAVE_LINES = f"\n{protocol.QUIT_WORD}"  # d'abord finir la ligne commencée, s'il y en a une
 PARTED = "Vous avez quitté le chat."
 LOST = "Connexion au serveur perdue."
 INTERRUPTED = "Interrompu : tout n'est peut-être pas arrivé."
@@ -172,9 +172,9 @@ class Connection:
     def note(self, line: str) -> None:
         """Retient ce qu'une ligne reçue apprend au clavier. Receveur seul."""
         if not self.is_admitted:
-            self.is_admitted = not protocol.is_error_line(line)
+            self.is_admitted = not line.startswith(protocol.ERROR)
             self.answers.put(line)
-        self.is_parted = protocol.is_farewell_line(line)
+        self.is_parted = line.startswith(protocol.FAREWELL)
 
     def wait_for_end(self, seconds: float | None) -> bool:
         """Attend la fin du flux, `seconds` au plus (None : sans limite) ; dit si elle est venue."""
@@ -195,8 +195,7 @@ def receive_lines(connection: Connection, screen: Screen) -> None:
         while is_open and not (screen.is_lost and sys.stdin.isatty()):
             data = connection.sock.recv(READ_BYTES)
             is_open = data != b""
-            buffer.feed(data)
-            for line in map(readable, buffer.take() if is_open else buffer.take_last()):
+            for line in map(readable, buffer.feed(data) if is_open else buffer.last_line()):
                 screen.show(line)
                 connection.note(line)
     except OSError:
@@ -265,7 +264,7 @@ def read_piece() -> bytes:
 
 
 def asks_to_leave(text: str) -> bool:
-    return isinstance(protocol.parse(text), protocol.Quit)
+    return protocol.parse(text)[0] == "quit"
 
 
 # --- Interrompre le clavier --------------------------------------------------------
@@ -457,7 +456,7 @@ def main() -> int:
     parser = protocol.new_option_parser("Le client du chat.")
     parser.add_argument("--nom", metavar="NOM", help="votre nom (demandé sinon)")
     try:
-        options = parser.parse_args()
+        options = protocol.parse_options(parser)
     except Refused as reason:
         complain(reason)
         return 2

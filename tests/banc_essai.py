@@ -4,6 +4,10 @@
     python3 tests/banc_essai.py                tout mesurer, puis dessiner tests/banc_essai.svg
     python3 tests/banc_essai.py --tours 1      le même, une fois au lieu de trois
     python3 tests/banc_essai.py --variantes    ce que vaut chaque idée du serveur, une par une
+    python3 tests/banc_essai.py --contre ../avant --tours 5
+                                               ce serveur et celui d'un autre dossier du dépôt
+                                               (git worktree add ../avant 5cdcb5a) ; avec
+                                               --journal, les deux tiennent un journal
     python3 tests/banc_essai.py --rapide       quelques secondes : vérifie, et ne mesure rien
 
 Chaque serveur a son processus ; celui-ci les charge tous, à tour de rôle, et plusieurs fois :
@@ -25,7 +29,6 @@ import argparse
 import contextlib
 import functools
 import math
-import os
 import re
 import select
 import shutil
@@ -70,10 +73,18 @@ class Contender:
     tears_lines: bool = False  # défaut connu : un recv y vaut un message, et coupe les lignes
 
 
-def ours(patch: str = "") -> Callable[[Path, int, int], list[str]]:
-    program = f"import sys, serveur_exo as s\n{patch}\nsys.exit(s.main())"
-    options = ["--port", "0", "--debit", "0", "--max-clients"]
-    return lambda folder, port, clients: [sys.executable, "-c", program, *options, str(clients + 1)]
+def ours(
+    patch: str = "", root: Path = ROOT, with_log: bool = False
+) -> Callable[[Path, int, int], list[str]]:
+    """Renvoie comment lancer le serveur du dossier `root`, que `patch` change d'abord."""
+    program = (
+        f"import sys\nsys.path.insert(0, {str(root)!r})\n"
+        f"import serveur_exo as s\n{patch}\nsys.exit(s.main())"
+    )
+    options = ["--port", "0", "--debit", "0", *(["--journal", "journal"] if with_log else [])]
+    return lambda folder, port, clients: [
+        sys.executable, "-c", program, *options, "--max-clients", str(clients + 1)
+    ]  # fmt: skip
 
 
 def ngircd(folder: Path, port: int, clients: int) -> list[str]:
@@ -156,7 +167,6 @@ class Server:
             self.process = subprocess.Popen(
                 contender.command(folder, self.port, clients),
                 stdout=console, stderr=subprocess.STDOUT, cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
         if contender.chooses_port:
             self.port = wait_for(self.announced_port)
@@ -576,6 +586,8 @@ def main() -> int:
     parser.add_argument("--rapide", action="store_true", help="vérifie seulement, sur peu")
     parser.add_argument("--variantes", action="store_true", help="mesure chaque idée du serveur")
     parser.add_argument("--image", type=Path, default=HERE / "banc_essai.svg", metavar="FICHIER")
+    parser.add_argument("--contre", type=Path, metavar="DOSSIER", help="compare à ce serveur-là")
+    parser.add_argument("--journal", action="store_true", help="avec un journal (pour --contre)")
     options = parser.parse_args()
     if options.rapide:
         bench = Bench([OURS])
@@ -583,16 +595,26 @@ def main() -> int:
             bench.run_room(clients, talkers, (32, 200), delays=False)
         print("faux" if bench.failed() else "juste")
         return int(bench.failed())
-    bench = Bench([OURS, *VARIANTS] if options.variantes else installed([OURS, NAIVE, NCAT, NGIRCD]))
+    if options.contre:
+        other = options.contre.resolve()
+        bench = Bench([
+            Contender("ce serveur", ours("", ROOT, options.journal), chooses_port=True),
+            Contender("l'autre", ours("", other, options.journal), chooses_port=True),
+        ])  # fmt: skip
+    elif options.variantes:
+        bench = Bench([OURS, *VARIANTS])
+    else:
+        bench = Bench(installed([OURS, NAIVE, NCAT, NGIRCD]))
+    has_all = not options.contre and not options.variantes
     for turn in range(options.tours):
         print(f"tour {turn + 1}…", file=sys.stderr, flush=True)
         bench.turn()
-        for clients, talkers in ((11, 1), (101, 1), (501, 1), (10, 10), (100, 100)):
-            if not options.variantes or clients in (11, 100):
-                bench.run_room(clients, talkers, (32, 200), delays=talkers == 1)
-        if not options.variantes:
+        for clients, talkers in ((2, 1), (11, 1), (101, 1), (501, 1), (10, 10), (100, 100)):
+            if not options.variantes or clients in (2, 11, 100):
+                bench.run_room(clients, talkers, (32, 200), delays=has_all and talkers == 1)
+        if has_all:
             bench.run_stuck()
-    if not options.variantes:
+    if has_all:
         for count in (1000, 5000):
             bench.run_silent(count)
         options.image.write_text(draw(bench), encoding="utf-8")

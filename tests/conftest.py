@@ -1,18 +1,28 @@
 """Ce que les tests reçoivent : un vrai serveur sur un port libre, et des clients bruts.
 
-Un test attend toujours un événement (une ligne, une fin de flux, la fin d'un processus),
-jamais une durée ; PATIENCE n'est là que pour qu'un test en échec finisse.
+Un test attend toujours un événement (une ligne, une fin de flux, la fin d'un processus), jamais
+une durée ; PATIENCE n'est là que pour qu'un test en échec finisse. Les fichiers de ce dossier :
+
+    test_chat_protocol.py   les règles de la conversation, sans réseau
+    test_serveur.py         le serveur, dans l'ordre du README : entrer, parler, partir…
+    test_client.py          le client, dans un terminal, une fenêtre, un tube
+    test_pieges.py          les pièges : la solution habituelle y tombe, la nôtre non
+    test_readme.py          le README : ses commandes, ses noms, ses sessions
+    sans_gardes.py          retire chaque protection et vérifie que son test échoue
+    serveur_naif.py, client_naif.py    la solution habituelle de l'exercice
+    terminal.py             un client dans un pseudo-terminal, et l'écran qu'on y verrait
+    banc_essai.py           les mesures de vitesse et de mémoire
 """
 
 import contextlib
 import os
+import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
-import threading
-import types
 from pathlib import Path
 
 import pytest
@@ -39,14 +49,14 @@ class Peer:
         self.sock.sendall(data.encode() if isinstance(data, str) else data)
 
     def line(self) -> str:
-        """Rend la ligne suivante sans son « \\n », ou "" à la fin du flux."""
+        """Renvoie la ligne suivante sans son « \\n », ou "" à la fin du flux."""
         return self.file.readline().decode().removesuffix("\n")
 
     def lines_until(self, last: str) -> list[str]:
-        """Rend les lignes qui précèdent la ligne `last`."""
+        """Renvoie les lignes qui précèdent la ligne `last`."""
         found = []
         while (line := self.line()) != last:
-            assert line, f"fin du flux avant {last!r} ; reçu : {found}"
+            assert line, f"fin du flux avant {last!r} ; reçu : {found[-3:]}"
             found.append(line)
         return found
 
@@ -64,16 +74,27 @@ class Peer:
         self.file.close()
         self.sock.close()
 
+    def reset(self) -> None:
+        """Coupe la connexion : TCP envoie un reset, sans fin de flux."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+
+def server_command(patch: str = "") -> list[str]:
+    """Renvoie ce qui lance le serveur, après que `patch` a changé son module `s`."""
+    quick = "s.ACCEPT_SECONDS = 0.05"  # chaque arrêt attend accept : les tests en font cent
+    program = f"import sys, serveur_exo as s\n{quick}\n{patch}\nsys.exit(s.main())"
+    return [sys.executable, "-W", "error", "-c", program]
+
 
 class Server:
     """Un serveur_exo.py dans son processus ; `patch` en change d'abord des limites."""
 
     def __init__(self, *options: str, patch: str = "", **popen) -> None:
         self.console = tempfile.TemporaryFile()
-        program = f"import sys, serveur_exo as s\n{patch}\nsys.exit(s.main())"
         popen.setdefault("stdout", self.console)
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", program, "--port", "0", *options],
+            [*server_command(patch), "--port", "0", *options],
             stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, **popen,
         )  # fmt: skip
         self.listening = self.error()
@@ -81,7 +102,7 @@ class Server:
         self.peers: list[Peer] = []
 
     def error(self) -> str:
-        """Rend la ligne suivante de stderr."""
+        """Renvoie la ligne suivante de stderr."""
         return self.process.stderr.readline().decode().removesuffix("\n")
 
     def connect(self, name: str = "") -> Peer:
@@ -89,21 +110,31 @@ class Server:
         self.peers.append(peer)
         return peer.join(name) if name else peer
 
+    def room(self, *names: str) -> list[Peer]:
+        """Fait entrer ces clients dans l'ordre ; chacun a lu l'arrivée des suivants."""
+        peers: list[Peer] = []
+        for name in names:
+            newcomer = self.connect(name)
+            for peer in peers:
+                assert peer.line() == f"* {name} a rejoint le chat."
+            peers.append(newcomer)
+        return peers
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         try:
             return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            self.process.kill()  # l'épreuve échoue, et ne laisse rien derrière elle
+            self.process.kill()  # le test échoue, et ne laisse rien derrière lui
             raise
 
     def console_lines(self) -> list[str]:
-        """Rend les lignes de la console ; à lire une fois le serveur arrêté."""
+        """Renvoie les lignes de la console ; à lire une fois le serveur arrêté."""
         self.console.seek(0)
         return self.console.read().decode().splitlines()
 
     def end(self) -> str:
-        """Ferme tout ; rend ce qui restait sur stderr."""
+        """Ferme tout ; renvoie ce qui restait sur stderr."""
         for peer in self.peers:
             peer.close()
         if self.process.poll() is None:
@@ -114,31 +145,47 @@ class Server:
             return errors.read().decode()
 
 
-def postman_with(stack: contextlib.ExitStack, *names: str) -> tuple:
-    """Rend un facteur sans thread, dans le salon duquel ces clients sont, et leurs bouts."""
-    import serveur_exo
+def resident_kilobytes(process: subprocess.Popen) -> int:
+    """Renvoie la mémoire (Kio) que ce processus occupe."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
 
-    outputs = types.SimpleNamespace(show=lambda *_: None)
-    admission = threading.BoundedSemaphore(len(names))
-    postman = serveur_exo.Postman(admission, outputs, False)
-    peers = []
-    for name in names:
-        ours, theirs = map(stack.enter_context, socket.socketpair())
-        peers.append(Peer(theirs))
-        stack.callback(peers[-1].file.close)
-        client = serveur_exo.Client(ours, "127.0.0.1")
-        admission.acquire()
-        for event, lines in ((serveur_exo.Event.CONNECTED, []), (serveur_exo.Event.LINES, [name])):
-            client.mail_slot.acquire()
-            mail = serveur_exo.Mail(event, client, [line.encode() for line in lines])
-            postman.make_round(mail)
-        client.mail_slot.acquire()  # comme si un courrier attendait
-    return postman, peers
+
+class Inside:
+    """Un Broadcaster sans thread veilleur, dont un test fait lui-même les tournées."""
+
+    def __init__(self, stack: contextlib.ExitStack, *names: str) -> None:
+        import serveur_exo
+
+        self.broadcaster = serveur_exo.Broadcaster(None, False)
+        stack.callback(self.broadcaster.errors.finish)
+        stack.callback(self.broadcaster.console.finish)
+        self.clients, self.peers = [], []
+        for name in names:
+            ours, theirs = map(stack.enter_context, socket.socketpair())
+            self.peers.append(Peer(theirs))
+            stack.callback(self.peers[-1].file.close)
+            self.clients.append(serveur_exo.Client(ours, "127.0.0.1"))
+            self.broadcaster.clients.add(self.clients[-1])
+            if name:
+                self.say(self.clients[-1], name)
+
+    def say(self, client, *lines: str) -> None:
+        """Dépose des lignes et fait une tournée, comme le lecteur de ce client."""
+        client.deposit_slot.acquire()
+        self.broadcaster.post(client, [line.encode() for line in lines])
 
 
 @pytest.fixture
-def serveur():
-    """Rend une fonction qui lance un serveur ; tous sont arrêtés à la fin, sans traceback."""
+def inside():
+    """Renvoie une fonction qui fait entrer des clients chez un Broadcaster sans thread."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *names: Inside(stack, *names)
+
+
+@pytest.fixture
+def start_server():
+    """Renvoie une fonction qui lance un serveur ; tous sont arrêtés à la fin, sans traceback."""
     servers = []
 
     def launch(*options: str, **more) -> Server:
@@ -151,16 +198,16 @@ def serveur():
 
 
 @pytest.fixture
-def taper():
-    """Rend une fonction qui lance un client dans un terminal ; tous sont fermés à la fin."""
-    from terminal import Typist  # il emprunte à ce module-ci
+def terminal():
+    """Renvoie une fonction qui lance un client dans un terminal ; tous sont fermés à la fin."""
+    from terminal import Session  # il emprunte à ce module-ci
 
-    typists = []
+    sessions = []
 
     def launch(*options, **more):
-        typists.append(Typist(*options, **more))
-        return typists[-1]
+        sessions.append(Session(*options, **more))
+        return sessions[-1]
 
     yield launch
-    for typist in typists:
-        typist.close()
+    for session in sessions:
+        session.close()

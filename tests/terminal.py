@@ -113,7 +113,7 @@ class Screen:
         return [row for row in rows if row]
 
 
-class Typist:
+class Session:
     """Un client_exo.py dans un pseudo-terminal ; `patch` change d'abord le module `c`.
 
     `program` est ce que Python exécute à sa place, s'il est donné.

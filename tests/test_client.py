@@ -14,7 +14,7 @@ from pathlib import Path
 import client_exo
 import pytest
 from conftest import PATIENCE, ROOT, Peer
-from terminal import Typist
+from terminal import Session
 
 LOST = "Connexion au serveur perdue."
 PARTED = "Vous avez quitté le chat."
@@ -40,7 +40,7 @@ class FakeServer:
 
 
 @pytest.fixture
-def faux_serveur():
+def fake_server():
     server = FakeServer()
     yield server
     server.listener.close()
@@ -75,8 +75,8 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
 # --- Dans un tube ------------------------------------------------------------------
 
 
-def test_ce_qui_est_envoye_par_un_tube_arrive_entier(serveur):
-    server = serveur("--debit", "0")
+def test_ce_qui_est_envoye_par_un_tube_arrive_entier(start_server):
+    server = start_server("--debit", "0")
     alice = server.connect("Alice")
     text = "".join(f"{number}\n" for number in range(100_000))
     result = run_client("--port", str(server.port), "--nom", "Robot", text=text)
@@ -85,8 +85,8 @@ def test_ce_qui_est_envoye_par_un_tube_arrive_entier(serveur):
     assert alice.lines_until("* Robot a quitté le chat.") == [f"Robot : {n}" for n in range(100_000)]
 
 
-def test_au_debit_normal_un_tube_attend_que_tout_soit_pris(serveur):
-    server = serveur(patch="s.BURST_LINES = 5")
+def test_au_debit_normal_un_tube_attend_que_tout_soit_pris(start_server):
+    server = start_server(patch="s.BURST_LINES = 5")
     alice = server.connect("Alice")
     result = run_client("--port", str(server.port), "--nom", "Robot", text="ligne\n" * 25 + "fin")
     assert (result.returncode, result.stderr) == (0, b"")
@@ -94,8 +94,8 @@ def test_au_debit_normal_un_tube_attend_que_tout_soit_pris(serveur):
     assert alice.lines_until("* Robot a quitté le chat.") == ["Robot : ligne"] * 25 + ["Robot : fin"]
 
 
-def test_un_serveur_tue_avant_d_avoir_tout_pris_rend_1(serveur):
-    server = serveur()
+def test_un_serveur_tue_avant_d_avoir_tout_pris_rend_1(start_server):
+    server = start_server()
     alice = server.connect("Alice")
     robot = start_client("--port", str(server.port), "--nom", "Robot")
     robot.stdin.write(b"ligne\n" * 300)
@@ -106,8 +106,8 @@ def test_un_serveur_tue_avant_d_avoir_tout_pris_rend_1(serveur):
     assert finish(robot) == (1, f"{LOST}\n")
 
 
-def test_sans_option_la_premiere_ligne_du_tube_est_le_nom(serveur):
-    server = serveur()
+def test_sans_option_la_premiere_ligne_du_tube_est_le_nom(start_server):
+    server = start_server()
     alice = server.connect("Alice")
     result = run_client("--port", str(server.port), text="Robot\nBonjour\nexit\nperdu\n")
     assert result.returncode == 0
@@ -116,8 +116,8 @@ def test_sans_option_la_premiere_ligne_du_tube_est_le_nom(serveur):
     assert PROMPT not in result.stdout.decode()
 
 
-def test_exit_finit_l_entree_des_la_premiere_ligne(serveur):
-    server = serveur()
+def test_exit_finit_l_entree_des_la_premiere_ligne(start_server):
+    server = start_server()
     alice = server.connect("Alice")
     result = run_client("--port", str(server.port), "--nom", "Robot", text="exit\nperdu\n")
     assert result.returncode == 0
@@ -125,8 +125,8 @@ def test_exit_finit_l_entree_des_la_premiere_ligne(serveur):
     assert alice.line() == "* Robot a quitté le chat."
 
 
-def test_toutes_les_lignes_recues_sont_gardees(serveur):
-    server = serveur("--debit", "0")
+def test_toutes_les_lignes_recues_sont_gardees(start_server):
+    server = start_server("--debit", "0")
     alice = server.connect("Alice")
     robot = start_client("--port", str(server.port), "--nom", "Robot")
     assert robot.stdout.readline().startswith(b"* Bienvenue")
@@ -143,21 +143,21 @@ def test_un_tube_sans_nom_rend_1_et_le_dit(text):
     assert (result.returncode, result.stderr.decode()) == (1, "Aucun nom donné.\n")
 
 
-def test_un_nom_refuse_sans_terminal_rend_1(serveur):
-    result = run_client("--port", str(serveur().port), "--nom", "a b")
+def test_un_nom_refuse_sans_terminal_rend_1(start_server):
+    result = run_client("--port", str(start_server().port), "--nom", "a b")
     assert (result.returncode, result.stderr) == (1, b"")
     assert result.stdout.startswith(b"! ")
 
 
-def test_un_nom_qui_cache_une_ligne_est_refuse(serveur):
-    server = serveur()
+def test_un_nom_qui_cache_une_ligne_est_refuse(start_server):
+    server = start_server()
     alice = server.connect("Alice")
     assert run_client("--port", str(server.port), "--nom", "Bob\nsalut").returncode == 1
     assert alice.barrier() == "* Connectés (1) : Alice"
 
 
-def test_un_serveur_complet_rend_1_avec_sa_raison(serveur):
-    server = serveur("--max-clients", "1")
+def test_un_serveur_complet_rend_1_avec_sa_raison(start_server):
+    server = start_server("--max-clients", "1")
     server.connect("Alice")
     result = run_client("--port", str(server.port), "--nom", "Bob")
     assert result.returncode == 1
@@ -185,8 +185,8 @@ def test_une_mauvaise_option_rend_2_et_une_seule_ligne(option):
     assert (result.returncode, result.stderr.count(b"\n")) == (2, 1)
 
 
-def test_un_tube_de_sortie_ferme_finit_sans_bruit_et_sans_rien_perdre_de_l_entree(serveur):
-    server = serveur()
+def test_un_tube_de_sortie_ferme_finit_sans_bruit_et_sans_rien_perdre_de_l_entree(start_server):
+    server = start_server()
     bob = server.connect("Bob")
     robot = start_client("--nom", "R", "--port", str(server.port))
     assert robot.stdout.readline().startswith(b"* Bienvenue, R !")
@@ -199,8 +199,8 @@ def test_un_tube_de_sortie_ferme_finit_sans_bruit_et_sans_rien_perdre_de_l_entre
     assert finish(robot) == (0, "")
 
 
-def test_un_disque_plein_est_signale_une_fois_et_l_entree_part_quand_meme(serveur):
-    server = serveur()
+def test_un_disque_plein_est_signale_une_fois_et_l_entree_part_quand_meme(start_server):
+    server = start_server()
     bob = server.connect("Bob")
     with open("/dev/full", "wb") as full:
         robot = start_client("--nom", "R", "--port", str(server.port), stdout=full)
@@ -212,9 +212,9 @@ def test_un_disque_plein_est_signale_une_fois_et_l_entree_part_quand_meme(serveu
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_un_tube_interrompu_rend_1_et_le_dit(faux_serveur, number):
-    robot = start_client("--port", faux_serveur.port, "--nom", "Alice")
-    peer = faux_serveur.admit()
+def test_un_tube_interrompu_rend_1_et_le_dit(fake_server, number):
+    robot = start_client("--port", fake_server.port, "--nom", "Alice")
+    peer = fake_server.admit()
     assert robot.stdout.readline() == b"* Bienvenue, Alice !\n"
     robot.stdin.write(b"un\n")
     robot.stdin.flush()
@@ -226,9 +226,9 @@ def test_un_tube_interrompu_rend_1_et_le_dit(faux_serveur, number):
     peer.close()
 
 
-def test_un_tube_interrompu_pendant_l_au_revoir_finit_et_le_dit(faux_serveur):
-    robot = start_client("--port", faux_serveur.port, "--nom", "Alice", stdin=subprocess.DEVNULL)
-    peer = faux_serveur.admit()
+def test_un_tube_interrompu_pendant_l_au_revoir_finit_et_le_dit(fake_server):
+    robot = start_client("--port", fake_server.port, "--nom", "Alice", stdin=subprocess.DEVNULL)
+    peer = fake_server.admit()
     assert [peer.line(), peer.line()] == ["", "exit"]
     robot.send_signal(signal.SIGINT)
     assert finish(robot) == (1, "Interrompu : tout n'est peut-être pas arrivé.\n")
@@ -268,8 +268,8 @@ def test_ctrl_c_finit_meme_si_plus_rien_ne_peut_partir():
         signal.signal(number, handler)
 
 
-def test_un_disque_plein_pour_les_deux_sorties_ne_perd_rien_de_l_entree(serveur):
-    server = serveur()
+def test_un_disque_plein_pour_les_deux_sorties_ne_perd_rien_de_l_entree(start_server):
+    server = start_server()
     bob = server.connect("Bob")
     with open("/dev/full", "wb") as full:
         robot = start_client("--nom", "R", "--port", str(server.port), stdout=full, stderr=full)
@@ -287,8 +287,8 @@ def test_un_disque_plein_pour_les_deux_sorties_ne_perd_rien_de_l_entree(serveur)
 
 
 @pytest.mark.parametrize("closed", [0, 1, 2], ids=["entrée", "sortie", "erreurs"])
-def test_un_flux_ferme_au_depart_ne_fait_pas_de_traceback(serveur, closed):
-    server = serveur()
+def test_un_flux_ferme_au_depart_ne_fait_pas_de_traceback(start_server, closed):
+    server = start_server()
     result = subprocess.run(
         [sys.executable, "client_exo.py", "--port", str(server.port), "--nom", "R"],
         cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -304,8 +304,8 @@ def test_une_sortie_qui_ne_sait_pas_les_accents_recoit_des_points_d_interrogatio
     assert b"?" in result.stdout + result.stderr and b"\\x" not in result.stdout + result.stderr
 
 
-def test_un_message_accentue_dans_une_sortie_ascii_garde_sa_ligne(serveur):
-    server = serveur()
+def test_un_message_accentue_dans_une_sortie_ascii_garde_sa_ligne(start_server):
+    server = start_server()
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     robot = start_client("--port", str(server.port), "--nom", "R", env=env)
     assert robot.stdout.readline().startswith(b"* Bienvenue")
@@ -320,9 +320,9 @@ def test_un_message_accentue_dans_une_sortie_ascii_garde_sa_ligne(serveur):
 # --- Un serveur hostile --------------------------------------------------------------
 
 
-def test_un_serveur_hostile_ne_pilote_pas_le_terminal(faux_serveur):
-    robot = start_client("--port", faux_serveur.port, "--nom", "Alice")
-    peer = faux_serveur.admit()
+def test_un_serveur_hostile_ne_pilote_pas_le_terminal(fake_server):
+    robot = start_client("--port", fake_server.port, "--nom", "Alice")
+    peer = fake_server.admit()
     peer.send(b"\x1b[2J\x9b31m \xc2\x9b \xe2\x80\xae \xff\xfe \xe2\x80\xa8fin\r\n" + b"coup\xc3\xa9")
     peer.close()
     assert robot.stdout.read().decode() == (
@@ -331,9 +331,9 @@ def test_un_serveur_hostile_ne_pilote_pas_le_terminal(faux_serveur):
     assert finish(robot) == (1, f"{LOST}\n")
 
 
-def test_une_ligne_sans_fin_est_coupee_et_la_memoire_reste_plate(faux_serveur):
-    robot = start_client("--port", faux_serveur.port, "--nom", "Alice")
-    peer = faux_serveur.admit()
+def test_une_ligne_sans_fin_est_coupee_et_la_memoire_reste_plate(fake_server):
+    robot = start_client("--port", fake_server.port, "--nom", "Alice")
+    peer = fake_server.admit()
     assert robot.stdout.readline() == b"* Bienvenue, Alice !\n"
     before = resident_kilobytes(robot)
     peer.send("é" * 500_000)
@@ -352,15 +352,15 @@ def resident_kilobytes(process: subprocess.Popen) -> int:
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
 
 
-def test_un_serveur_qui_ferme_avant_l_accueil_est_une_perte(faux_serveur):
-    robot = start_client("--port", faux_serveur.port, "--nom", "Alice")
-    faux_serveur.accept().close()
+def test_un_serveur_qui_ferme_avant_l_accueil_est_une_perte(fake_server):
+    robot = start_client("--port", fake_server.port, "--nom", "Alice")
+    fake_server.accept().close()
     assert finish(robot) == (1, f"{LOST}\n")
 
 
-def test_un_accueil_en_deux_morceaux_avec_la_suite_se_lit_bien(faux_serveur):
-    robot = start_client("--port", faux_serveur.port, "--nom", "Alice")
-    peer = faux_serveur.accept()
+def test_un_accueil_en_deux_morceaux_avec_la_suite_se_lit_bien(fake_server):
+    robot = start_client("--port", fake_server.port, "--nom", "Alice")
+    peer = fake_server.accept()
     assert peer.line() == "Alice"
     peer.send("* Bienve")
     peer.send("nue, Alice !\nBob : un\nBob : deux\n* Au revoir, Alice.\n")
@@ -376,10 +376,10 @@ def test_un_accueil_en_deux_morceaux_avec_la_suite_se_lit_bien(faux_serveur):
 # --- Au terminal : arriver et partir ---------------------------------------------------
 
 
-def test_au_terminal_on_parle_on_recoit_et_on_part(serveur, taper):
-    server = serveur()
+def test_au_terminal_on_parle_on_recoit_et_on_part(start_server, terminal):
+    server = start_server()
     bob = server.connect("Bob")
-    alice = taper("--port", str(server.port))
+    alice = terminal("--port", str(server.port))
     alice.wait_for("Entrez votre nom : ")
     alice.type("\r")
     alice.wait_for("Entrez votre nom : ", times=2)
@@ -402,10 +402,10 @@ def test_au_terminal_on_parle_on_recoit_et_on_part(serveur, taper):
     ["exit\r", " EXIT \r", "/quitter\r", "/exit\r", "/quit\r", "\x04", "\x03", "à moitié\x03"],
     ids=["exit", "EXIT", "quitter", "slash_exit", "quit", "ctrl_d", "ctrl_c", "ctrl_c_en_tapant"],
 )
-def test_chaque_facon_de_partir_rend_0_et_le_terminal(serveur, taper, keys):
-    server = serveur()
+def test_chaque_facon_de_partir_rend_0_et_le_terminal(start_server, terminal, keys):
+    server = start_server()
     bob = server.connect("Bob")
-    alice = taper("--port", str(server.port), "--nom", "Alice")
+    alice = terminal("--port", str(server.port), "--nom", "Alice")
     alice.wait_for(PROMPT)
     alice.insist(lambda: alice.type(keys), PARTED)
     assert alice.end() == 0
@@ -414,39 +414,39 @@ def test_chaque_facon_de_partir_rend_0_et_le_terminal(serveur, taper, keys):
     assert bob.line() == "* Alice a quitté le chat."
 
 
-def test_kill_rend_le_terminal_et_quitte_le_chat(serveur, taper):
-    alice = taper("--port", str(serveur().port), "--nom", "Alice")
+def test_kill_rend_le_terminal_et_quitte_le_chat(start_server, terminal):
+    alice = terminal("--port", str(start_server().port), "--nom", "Alice")
     alice.wait_for(PROMPT)
     alice.insist(alice.process.terminate, PARTED)
     assert alice.end() == 0
 
 
 @pytest.mark.parametrize("keys", ["exit\r", "/quitter\r", "\x03", "\x04"])
-def test_partir_avant_de_donner_un_nom_rend_0(taper, keys):
-    alice = taper("--port", "1")
+def test_partir_avant_de_donner_un_nom_rend_0(terminal, keys):
+    alice = terminal("--port", "1")
     alice.wait_for("Entrez votre nom : ")
     alice.insist(lambda: alice.type(keys), PARTED)
     assert alice.end() == 0
     assert alice.rows()[-1] == PARTED
 
 
-def test_ctrl_c_pendant_la_connexion_quitte_sans_traceback(taper):
+def test_ctrl_c_pendant_la_connexion_quitte_sans_traceback(terminal):
     patch = """
 def wait_for_ever(address):
     print("prêt", flush=True)
     c.threading.Event().wait()
 c.socket.create_connection = wait_for_ever
 """
-    alice = taper("--nom", "Alice", patch=patch)
+    alice = terminal("--nom", "Alice", patch=patch)
     alice.wait_for("prêt")
     alice.insist(lambda: alice.type("\x03"), PARTED)
     assert alice.end() == 0
     assert "Traceback" not in alice.seen
 
 
-def test_un_serveur_muet_au_depart_n_est_attendu_qu_un_moment(faux_serveur, taper):
-    alice = taper("--port", faux_serveur.port, "--nom", "Alice")
-    peer = faux_serveur.admit()
+def test_un_serveur_muet_au_depart_n_est_attendu_qu_un_moment(fake_server, terminal):
+    alice = terminal("--port", fake_server.port, "--nom", "Alice")
+    peer = fake_server.admit()
     alice.wait_for(PROMPT)
     alice.type("exit\r")
     assert [peer.line(), peer.line()] == ["", "exit"]
@@ -455,11 +455,11 @@ def test_un_serveur_muet_au_depart_n_est_attendu_qu_un_moment(faux_serveur, tape
     peer.close()
 
 
-def test_ctrl_c_pendant_l_au_revoir_finit_sans_attendre(faux_serveur, taper):
-    alice = taper(
-        "--port", faux_serveur.port, "--nom", "Alice", patch=f"c.GOODBYE_SECONDS = {10 * PATIENCE}"
+def test_ctrl_c_pendant_l_au_revoir_finit_sans_attendre(fake_server, terminal):
+    alice = terminal(
+        "--port", fake_server.port, "--nom", "Alice", patch=f"c.GOODBYE_SECONDS = {10 * PATIENCE}"
     )
-    peer = faux_serveur.admit()
+    peer = fake_server.admit()
     alice.wait_for(PROMPT)
     alice.type("exit\r")
     assert [peer.line(), peer.line()] == ["", "exit"]
@@ -469,22 +469,22 @@ def test_ctrl_c_pendant_l_au_revoir_finit_sans_attendre(faux_serveur, taper):
 
 
 @pytest.mark.parametrize("keys", ["", "à moitié", "\x12rech"], ids=["repos", "en_tapant", "ctrl_r"])
-def test_un_serveur_qui_disparait_finit_chaque_client_sans_touche(serveur, taper, keys):
-    server = serveur()
-    typists = [taper("--port", str(server.port), "--nom", f"u{number}") for number in range(8)]
-    for typist in typists:
-        typist.wait_for(PROMPT)
-        typist.type(keys)
+def test_un_serveur_qui_disparait_finit_chaque_client_sans_touche(start_server, terminal, keys):
+    server = start_server()
+    sessions = [terminal("--port", str(server.port), "--nom", f"u{number}") for number in range(8)]
+    for session in sessions:
+        session.wait_for(PROMPT)
+        session.type(keys)
     server.process.kill()
-    for typist in typists:
-        typist.wait_for(LOST)
-        assert typist.end() == 1
-        assert typist.rows()[-1] == LOST
+    for session in sessions:
+        session.wait_for(LOST)
+        assert session.end() == 1
+        assert session.rows()[-1] == LOST
 
 
-def test_un_serveur_qui_s_arrete_le_dit_et_finit_le_client(serveur, taper):
-    server = serveur()
-    alice = taper("--port", str(server.port), "--nom", "Alice")
+def test_un_serveur_qui_s_arrete_le_dit_et_finit_le_client(start_server, terminal):
+    server = start_server()
+    alice = terminal("--port", str(server.port), "--nom", "Alice")
     alice.wait_for(PROMPT)
     server.process.send_signal(signal.SIGINT)
     alice.wait_for("* Le serveur s'arrête.")
@@ -492,9 +492,9 @@ def test_un_serveur_qui_s_arrete_le_dit_et_finit_le_client(serveur, taper):
     assert alice.end() == 1
 
 
-def test_une_perte_pendant_la_demande_du_nom_se_voit_sans_touche(faux_serveur, taper):
-    alice = taper("--port", faux_serveur.port, "--nom", "pris")
-    peer = faux_serveur.accept()
+def test_une_perte_pendant_la_demande_du_nom_se_voit_sans_touche(fake_server, terminal):
+    alice = terminal("--port", fake_server.port, "--nom", "pris")
+    peer = fake_server.accept()
     assert peer.line() == "pris"
     peer.send("! Nom pris.\n")
     alice.wait_for("Entrez votre nom : ")
@@ -503,10 +503,10 @@ def test_une_perte_pendant_la_demande_du_nom_se_voit_sans_touche(faux_serveur, t
     assert alice.end() == 1
 
 
-def test_un_nom_refuse_au_terminal_est_redemande_et_oublie(serveur, taper):
-    server = serveur()
+def test_un_nom_refuse_au_terminal_est_redemande_et_oublie(start_server, terminal):
+    server = start_server()
     bob = server.connect("Bob")
-    alice = taper("--port", str(server.port), "--nom", "a b")
+    alice = terminal("--port", str(server.port), "--nom", "a b")
     alice.wait_for("Entrez votre nom : ")
     assert "! Nom refusé" in alice.seen
     alice.type("Alice\r")
@@ -518,8 +518,8 @@ def test_un_nom_refuse_au_terminal_est_redemande_et_oublie(serveur, taper):
     assert alice.end() == 0
 
 
-def test_cinq_noms_refuses_finissent_le_client(serveur, taper):
-    alice = taper("--port", str(serveur().port), "--nom", "a b", width=150)
+def test_cinq_noms_refuses_finissent_le_client(start_server, terminal):
+    alice = terminal("--port", str(start_server().port), "--nom", "a b", width=150)
     for number in range(4):
         alice.wait_for("Entrez votre nom : ", times=number + 1)
         alice.type("a b\r")
@@ -527,10 +527,10 @@ def test_cinq_noms_refuses_finissent_le_client(serveur, taper):
     assert alice.end() == 1
 
 
-def test_un_octet_qui_n_est_pas_de_l_utf8_ne_fait_pas_tomber_le_client(serveur, taper):
-    server = serveur()
+def test_un_octet_qui_n_est_pas_de_l_utf8_ne_fait_pas_tomber_le_client(start_server, terminal):
+    server = start_server()
     bob = server.connect("Bob")
-    alice = taper("--port", str(server.port), "--nom", "Alice", PYTHONIOENCODING="utf-8:strict")
+    alice = terminal("--port", str(server.port), "--nom", "Alice", PYTHONIOENCODING="utf-8:strict")
     alice.wait_for(PROMPT)
     alice.type(b"ab\xffc\r")
     assert bob.line() == "* Alice a rejoint le chat."
@@ -543,13 +543,13 @@ def test_un_octet_qui_n_est_pas_de_l_utf8_ne_fait_pas_tomber_le_client(serveur, 
 
 
 @pytest.fixture
-def conversation(faux_serveur, taper):
+def conversation(fake_server, terminal):
     """Rend une fonction qui lance Alice, admise ; elle rend son terminal et le serveur."""
     peers = []
 
     def start(**more):
-        alice = taper("--port", faux_serveur.port, "--nom", "Alice", **more)
-        peers.append(faux_serveur.admit())
+        alice = terminal("--port", fake_server.port, "--nom", "Alice", **more)
+        peers.append(fake_server.admit())
         alice.wait_for(PROMPT)
         return alice, peers[-1]
 
@@ -768,10 +768,10 @@ def test_sans_tampon_le_client_se_relance_avec(conversation):
 # --- Ce qui diffère ailleurs ---------------------------------------------------------
 
 
-def test_sans_pthread_kill_une_perte_finit_le_client_quand_meme(faux_serveur, taper):
+def test_sans_pthread_kill_une_perte_finit_le_client_quand_meme(fake_server, terminal):
     """Windows : rien n'y interrompt une lecture du clavier."""
-    alice = taper("--port", faux_serveur.port, "--nom", "Alice", patch="del c.signal.pthread_kill")
-    peer = faux_serveur.admit()
+    alice = terminal("--port", fake_server.port, "--nom", "Alice", patch="del c.signal.pthread_kill")
+    peer = fake_server.admit()
     alice.wait_for(PROMPT)
     peer.close()
     alice.wait_for(LOST)
@@ -794,7 +794,7 @@ def test_libedit_recoit_sa_propre_syntaxe(monkeypatch):
     assert asked == ["bind ^I rl_complete"]
 
 
-def test_deux_threads_suffisent(serveur, taper):
-    alice = taper("--port", str(serveur().port), "--nom", "Alice")
+def test_deux_threads_suffisent(start_server, terminal):
+    alice = terminal("--port", str(start_server().port), "--nom", "Alice")
     alice.wait_for(PROMPT)
     assert len(list(Path(f"/proc/{alice.process.pid}/task").iterdir())) == 2

@@ -1,24 +1,24 @@
-#!/usr/bin/env python3
 """Le client du chat : deux threads, l'un reçoit, l'autre (le principal) tient le clavier.
 
     python3 client_exo.py                        demande un nom, puis des messages
     printf 'Bonjour\\n' | python3 client_exo.py --nom Robot
-                                                 sans terminal : envoie tout, puis finit
+                                                 dans un tube : envoie son entrée, puis finit
 
-Il faut deux threads parce que `input` et `recv` attendent chacun de leur côté, et que
-personne ne sait lequel aura quelque chose le premier.
+Il faut deux threads : `input` et `recv` bloquent, et on ne sait pas lequel recevra le premier.
 """
 
 import contextlib
+import errno
 import os
-import queue
 import select
 import signal
 import socket
 import struct
 import sys
 import threading
+import time
 import unicodedata
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 import chat_protocol as protocol
@@ -29,453 +29,562 @@ try:
 except ImportError:  # Windows
     readline = None
 
-# --- Limites -----------------------------------------------------------------
+# --- Limites et phrases --------------------------------------------------------
 
 MAX_SERVER_LINE_BYTES = 256 * 1024  # octets : une liste de mille noms y tient
-READ_BYTES = 64 * 1024  # octets lus d'un coup, du serveur ou d'un tube
+RECV_BYTES = 64 * 1024  # octets par recv
+CONNECT_SECONDS = 10  # s pour se connecter : un pare-feu peut ne jamais répondre
 GOODBYE_SECONDS = 2  # s d'attente de l'au revoir du serveur
-CALL_SECONDS = 0.2  # s entre deux appels au thread du clavier
+POLL_SECONDS = 0.02  # s entre deux regards sur ce que le receveur a écrit
+WAIT_SECONDS = 0.2  # s par attente : sous Windows, Ctrl+C n'est vu qu'entre deux attentes
 REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
+RECENT_SECONDS = 0.3  # s pendant lesquelles une ligne reçue a pu suivre la touche Entrée
+
+# Une machine disparue se voit en 120 s de silence (60 s, puis 4 sondes toutes les 15 s), ou
+# 30 000 ms après une ligne dont le serveur n'accuse pas réception.
+TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+TCP_OPTIONS["TCP_USER_TIMEOUT"] = 30_000
 
 NAME_PROMPT = "Entrez votre nom : "
 PROMPT = "Votre message : "
-LEAVE_LINES = f"\n{protocol.QUIT_WORD}"  # d'abord finir la ligne commencée, s'il y en a une
-PARTED = "Vous avez quitté le chat."
-LOST = "Connexion au serveur perdue."
-INTERRUPTED = "Interrompu : tout n'est peut-être pas arrivé."
+LEAVE_LINES = f"\n{protocol.QUIT_WORD}"  # le premier \n termine une ligne restée incomplète
+
+ENDINGS = {  # comment la conversation a fini : (ce que le client dit, son code de sortie)
+    "left": ("Vous avez quitté le chat.", 0),
+    "lost": ("Connexion au serveur perdue.", 1),
+    "interrupted": ("Interrompu : une partie de l'envoi est peut-être perdue.", 1),
+    "nameless": ("Aucun nom donné.", 1),
+    "refused": ("", 1),  # le serveur a dit pourquoi
+    "unwritten": ("", 1),  # la sortie est perdue, et c'est déjà dit
+}
+
+
+class Resumed(Exception):
+    """Le programme reprend après Ctrl+Z ; levée au milieu d'input()."""
 
 
 class ServerLost(Exception):
-    """Le serveur n'est plus là ; levée dans le thread du clavier, même au milieu d'input()."""
+    """Le serveur n'est plus là ; levée dans le thread principal, même au milieu d'input()."""
 
 
 # --- L'écran -------------------------------------------------------------------
 
 
 def write(text: str, stream: TextIO) -> None:
-    """Écrit, avec « ? » pour ce que `stream` ne sait pas montrer ; OSError si elle est fermée.
-
-    Par os.write et non par `stream` : un thread arrêté par Ctrl+S y tiendrait un verrou que la fin
-    du programme attend.
-    """
-    descriptor, encoding = stream.fileno(), stream.encoding
-    if os.name == "nt":  # os.write y parle la page de code de la console, et `stream` UTF-8
-        encoding = os.device_encoding(descriptor) or encoding
-    data = text.encode(encoding, errors="replace")
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
-def say(text: str) -> None:
-    """Écrit une ligne sur la sortie, sans effet si plus personne ne lit."""
-    with contextlib.suppress(OSError):
-        write(f"{text}\n", sys.stdout)
-
-
-def complain(text: object) -> None:
-    """Écrit une ligne sur stderr, sans effet si plus personne ne lit."""
-    with contextlib.suppress(OSError):
-        write(f"{text}\n", sys.stderr)
+    """Écrit du texte tout de suite ; OSError ou ValueError si plus rien ne s'y écrit."""
+    stream.write(text)
+    stream.flush()
 
 
 class Screen:
-    """Une sortie sans curseur à déplacer : tube, fichier, terminal sans codes."""
+    """Un affichage simple : une fenêtre, un tube, un fichier, un terminal sans codes."""
 
-    def __init__(self) -> None:
-        self.prompt = ""  # l'invite affichée, "" s'il n'y en a pas ; le thread du clavier l'écrit
-        self.is_lost = False  # plus rien ne s'y écrit ; receveur seul, comme le suivant
-        self.has_failed = False  # perdue par une erreur : un disque plein, et non « | head »
+    def __init__(self, has_name: bool) -> None:
+        in_window = protocol.is_window(sys.stdin) or protocol.is_window(sys.stdout)
+        self.in_window = in_window
+        self.in_pipe = not in_window and not sys.stdin.isatty()
+        self.has_prompts = not (self.in_pipe and has_name)
+        # Quand la sortie va ailleurs (| tee), l'invite reste sur le terminal.
+        is_copied = not in_window and sys.stdin.isatty() and not sys.stdout.isatty()
+        self.prompt_stream = sys.stderr if is_copied else sys.stdout
+        # Il faut tenir ce verrou pour écrire et pour toucher aux champs suivants.
+        self.lock = threading.RLock()
+        self.prompt = ""  # l'invite affichée, "" s'il n'y en a pas
+        self.is_row_open = False  # le curseur est resté au bout d'une rangée
+        self.is_lost = False  # plus rien ne s'écrit sur la sortie
+        self.has_failed = False  # et c'est par une erreur (disque plein), non par « | head »
 
     def show(self, line: str) -> None:
-        """Affiche une ligne reçue (str sans fin de ligne). Receveur seul."""
-        if self.is_lost:
-            return
-        try:
-            write(self.frame(line), sys.stdout)
-        except BrokenPipeError:
-            self.is_lost = True
-        except OSError as error:
-            self.is_lost = self.has_failed = True
-            complain(f"Plus rien ne s'écrit sur la sortie : {protocol.explain(error)}.")
+        """Affiche une ligne (str sans fin de ligne) ; sans effet si la sortie est perdue."""
+        with self.lock:
+            if self.is_lost:
+                return
+            try:
+                self.draw(line)
+            except (OSError, ValueError) as error:
+                self.is_lost = True
+                # EINVAL : ce que dit Windows d'un tube que personne ne lit plus.
+                if getattr(error, "errno", None) not in (errno.EPIPE, errno.EINVAL):
+                    self.has_failed = True
+                    reason = protocol.explain(error)
+                    self.complain(f"Impossible d'écrire sur la sortie standard : {reason}.")
 
-    def frame(self, line: str) -> str:
-        return f"\n{line}\n{self.prompt}" if self.prompt else f"{line}\n"
+    def draw(self, line: str) -> None:
+        self.end_row()
+        write(f"{line}\n", sys.stdout)
+        if self.prompt:
+            write(self.prompt, self.prompt_stream)
+            self.is_row_open = True
+
+    def end_row(self) -> None:
+        if self.is_row_open:
+            write("\n", self.prompt_stream)
+            self.is_row_open = False
+
+    def complain(self, sentence: object) -> None:
+        """Écrit une phrase sur stderr, sur une rangée à elle ; sans effet si c'est impossible."""
+        with self.lock, contextlib.suppress(OSError, ValueError):
+            if not self.is_lost:
+                self.end_row()
+            write(f"{sentence}\n", sys.stderr)
+
+    def ask(self, prompt: str) -> str:
+        """Montre l'invite et renvoie la ligne tapée, sans sa fin. Thread principal seul."""
+        with self.lock:
+            self.prompt = prompt if self.has_prompts and not self.is_lost else ""
+            self.is_row_open = bool(self.prompt)
+        try:
+            text = self.read_line()
+            self.is_row_open &= self.in_pipe  # ailleurs, la touche Entrée a fini la rangée
+        finally:
+            with self.lock:
+                self.prompt = ""
+        self.complete_row(prompt + text)
+        return text.removeprefix("\ufeff")  # la marque que certains éditeurs ajoutent
+
+    def read_line(self) -> str:
+        if self.prompt and self.prompt_stream is sys.stdout:
+            return input(self.prompt)
+        if self.prompt:
+            write(self.prompt, self.prompt_stream)
+        return input()
+
+    def complete_row(self, typed: str) -> None:
+        """Affiche de nouveau ce qui vient d'être tapé, si on ne peut pas le relire en entier."""
 
 
 class Terminal(Screen):
     """Un terminal où une ligne peut arriver pendant que l'on tape.
 
-    Appeler readline depuis l'autre thread ferait planter l'interpréteur. On n'y touche
-    donc pas : on insère une rangée au-dessus de la ligne tapée, avec les seuls codes du
-    terminal, puis le curseur revient où il était.
+    Appeler readline depuis le thread receveur ferait planter l'interpréteur : on insère une rangée
+    au-dessus de la ligne tapée, avec les seuls codes du terminal, puis le curseur revient.
     """
 
-    # Place en dessous (ESC D, remonter), curseur noté (ESC 7), rangée insérée (ESC [ L) et
-    # écrite, curseur rendu (ESC 8), qui redescend avec sa ligne.
-    INSERT = "\x1bD\x1b[A\x1b7\r\x1b[L{}\x1b8\x1b[B"
+    INSERT = (
+        "\x1bD\x1b[A"  # fait de la place pour une rangée en dessous, et remonte
+        "\x1b7\r\x1b[L{}"  # note où est le curseur, insère une rangée et l'écrit
+        "\x1b8\x1b[B"  # rend le curseur, et descend avec la ligne tapée
+    )
+    shown_at = -RECENT_SECONDS  # s ; quand la dernière ligne a été affichée
 
-    def frame(self, line: str) -> str:
+    def draw(self, line: str) -> None:
+        if not self.prompt:
+            return super().draw(line)
+        rows = wrap(line, os.get_terminal_size(sys.stdout.fileno()).columns or 80)
+        write("".join(self.INSERT.format(row) for row in rows), sys.stdout)
+        self.shown_at = time.monotonic()
+
+    def read_line(self) -> str:
+        while True:
+            try:
+                return input(self.prompt)
+            except Resumed as reason:  # l'invite et le texte sont à afficher de nouveau
+                typed = str(reason)
+                readline.set_startup_hook(lambda: readline.insert_text(typed))
+
+    def complete_row(self, typed: str) -> None:
+        if readline:
+            readline.set_startup_hook(None)
+        # readline ne garde qu'une rangée : d'une ligne plus longue, seule la fin est affichée.
         width = os.get_terminal_size(sys.stdout.fileno()).columns or 80
-        return "".join(self.INSERT.format(row) for row in wrap(line, width))
+        if readline is None or sum(map(cells, typed)) < width:
+            return
+        with self.lock, contextlib.suppress(OSError):
+            # Une ligne reçue depuis Entrée serait juste au-dessus : on ne l'efface pas.
+            is_recent = time.monotonic() - self.shown_at < RECENT_SECONDS
+            erase = "" if is_recent else "\x1b[A\r\x1b[K"
+            write(f"{erase}{protocol.clean(typed)}\n", sys.stdout)
+
+
+def cells(char: str) -> int:
+    """Renvoie le nombre de cases qu'un caractère occupe à l'écran : 0, 1 ou 2."""
+    if unicodedata.category(char)[0] == "M" or char == "\u200d":
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def clusters(text: str) -> Iterator[str]:
+    """Renvoie les caractères de `text`, ceux qui vont ensemble (accents, drapeaux) groupés."""
+    group = ""
+    for char in text:
+        is_flag = len(group) == 1 and all("\U0001f1e6" <= c <= "\U0001f1ff" for c in group + char)
+        is_color = "\U0001f3fb" <= char <= "\U0001f3ff"
+        if group and not (cells(char) == 0 or group[-1] == "\u200d" or is_flag or is_color):
+            yield group
+            group = ""
+        group += char
+    yield group
 
 
 def wrap(line: str, width: int) -> list[str]:
-    """Coupe `line` en rangées d'écran, moitié moins longues pour des signes de double largeur."""
-    line = line.expandtabs()
-    if any(unicodedata.east_asian_width(char) in "WF" for char in line):
-        width //= 2
-    width = max(1, width - 1)
-    return [line[start : start + width] for start in range(0, len(line), width)] or [""]
+    """Coupe `line` en rangées d'écran, à un blanc s'il y en a un près du bout de la rangée."""
+    rows, used = [""], 0
+    for group in clusters(line.expandtabs()):
+        size = sum(map(cells, group))
+        if rows[-1] and used + size >= width:
+            head, blank, tail = rows[-1].rpartition(" ")
+            if not blank or len(tail) > width // 3:
+                head, blank, tail = rows[-1], "", ""
+            rows[-1] = head + blank
+            rows.append(tail)
+            used = sum(map(cells, tail))
+        rows[-1] += group
+        used += size
+    return rows
 
 
 def set_up_streams() -> None:
-    """Remplace un flux fermé par le vide ; l'entrée laisse passer un octet illisible."""
+    """Remplace un flux fermé par /dev/null ; aucun caractère ne doit arrêter le client."""
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
-    sys.stdin.reconfigure(errors="surrogateescape")  # encode_line en fera un « ? »
-    sys.stdout.reconfigure(errors="replace")  # input y écrit l'invite
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
+        if not protocol.is_window(stream):
+            stream.reconfigure(errors=errors)  # encode_line fera un « ? » d'un octet illisible
 
 
-def choose_screen() -> Screen:
-    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if not is_terminal or os.environ.get("TERM", "dumb") == "dumb":
-        return Screen()
-    if os.environ.pop("PYTHONUNBUFFERED", ""):
-        # Sans tampon, readline écrirait un caractère à la fois, et une rangée insérée entre deux
-        # couperait un code du terminal : on relance le programme sans cette variable.
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    return Screen() if sys.stdout.write_through else Terminal()
+def choose_screen(has_name: bool) -> Screen:
+    screen = Screen(has_name)
+    if screen.in_window or screen.in_pipe or screen.prompt_stream is sys.stderr:
+        return screen
+    # Sans tampon (python3 -u), readline écrit caractère par caractère, et une rangée insérée
+    # entre deux couperait un code du terminal. La console de Windows a ses propres codes.
+    has_codes = os.environ.get("TERM", "dumb") != "dumb" and os.name != "nt"
+    return Terminal(has_name) if has_codes and not sys.stdout.write_through else screen
 
 
 # --- La connexion ----------------------------------------------------------------
 
 
 class Connection:
-    """Le lien avec le serveur. Chaque champ dit quel thread y écrit."""
+    """Le lien avec le serveur. Le commentaire de chaque champ dit quel thread le modifie."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock  # le clavier y envoie, le receveur y lit
-        # Du receveur au clavier : ce que le serveur répond à un nom, puis None à la fin du flux.
-        # Un second Ctrl+C y met None aussi. SimpleQueue et non Queue : un signal peut rappeler put
-        # au milieu d'un autre put.
-        self.answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self.is_admitted = False  # écrit par le receveur : le nom est accepté
-        self.is_parted = False  # écrit par le receveur : le serveur a dit au revoir
-        self.is_interrupted = False  # écrit par un signal : Ctrl+C ou `kill`
-        self.is_leaving = False  # écrit par le clavier ou un signal : plus d'exception à lever
-        self.keyboard_out = threading.Event()  # posé par le clavier : il ne lit plus rien
+    def __init__(self, screen: Screen) -> None:
+        self.screen = screen
+        self.sock: socket.socket | None = None  # le principal y envoie, le receveur y reçoit
+        self.reply = ""  # du receveur : la réponse au nom ; le principal l'efface avant d'en donner un
+        self.is_over = False  # du receveur : le flux est fini
+        self.said_goodbye = False  # du receveur : la dernière ligne est l'au revoir
+        self.is_loss_said = False  # du receveur : la perte est déjà affichée
+        self.is_interrupted = False  # du principal : par Ctrl+C ou kill
+        self.is_leaving = False  # du principal : il n'attend plus rien du clavier
 
     def send(self, text: str) -> None:
-        self.sock.sendall(protocol.encode_line(text))
+        """Envoie une ligne (str sans fin de ligne) ; ServerLost ou OSError si c'est impossible."""
+        data = protocol.encode_line(text)
+        while data:
+            if self.is_over:
+                raise ServerLost
+            if select.select([], [self.sock], [], WAIT_SECONDS)[1]:
+                data = data[self.sock.send(data) :]
 
-    def note(self, line: str) -> None:
-        """Retient ce qu'une ligne reçue apprend au clavier. Receveur seul."""
-        if not self.is_admitted:
-            self.is_admitted = not line.startswith(protocol.ERROR)
-            self.answers.put(line)
-        self.is_parted = line.startswith(protocol.FAREWELL)
+    def wait(self, condition: Callable, seconds: float | None = None) -> bool:
+        """Attend une condition, `seconds` au plus (None : sans limite) ; dit si elle est vraie."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not condition() and (deadline is None or time.monotonic() < deadline):
+            time.sleep(POLL_SECONDS)
+        return bool(condition())
 
-    def wait_for_end(self, seconds: float | None) -> bool:
-        """Attend la fin du flux, `seconds` au plus (None : sans limite) ; dit si elle est venue."""
-        try:
-            while self.answers.get(timeout=seconds) is not None:
-                pass
-            return True
-        except queue.Empty:
-            return False
+    def shut(self) -> None:
+        """Coupe la connexion dans les deux sens, ce qui termine aussi le recv du receveur."""
+        with contextlib.suppress(OSError, AttributeError):  # déjà coupée, ou pas encore faite
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def handle_signal(self, number: int, _: object) -> None:
+        """Fait d'un signal une exception dans le thread principal, une seule fois.
+
+        SIGUSR1 vient du receveur ; Ctrl+C et kill veulent dire quitter, un second finir aussitôt.
+        """
+        if number == getattr(signal, "SIGCONT", None):
+            if self.screen.prompt:
+                raise Resumed(readline.get_line_buffer())
+            return
+        is_asked = number in (signal.SIGINT, signal.SIGTERM)
+        self.is_interrupted |= is_asked
+        if not self.is_leaving:
+            self.is_leaving = True
+            raise KeyboardInterrupt if is_asked else ServerLost
+        if is_asked:
+            self.shut()
 
 
-def receive_lines(connection: Connection, screen: Screen) -> None:
-    """Thread receveur : montre chaque ligne, puis prévient le clavier de la fin."""
-    buffer = protocol.LineBuffer(MAX_SERVER_LINE_BYTES)
-    is_open = True
+def connect(host: str, port: int, in_pipe: bool) -> socket.socket:
+    """Renvoie un socket connecté au serveur, ou lève Refused."""
+    hint = "Le serveur est-il lancé ?"
     try:
-        # Sans écran, rester au clavier ne sert à rien ; un tube, lui, finit d'envoyer.
-        while is_open and not (screen.is_lost and sys.stdin.isatty()):
-            data = connection.sock.recv(READ_BYTES)
-            is_open = data != b""
-            for line in map(readable, buffer.feed(data) if is_open else buffer.last_line()):
-                screen.show(line)
-                connection.note(line)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        sock = socket.create_connection((host, port), CONNECT_SECONDS / len(found))
+        if sock.getsockname() == sock.getpeername():  # sans serveur, TCP peut nous relier à nous
+            sock.close()
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "")
+    except (socket.gaierror, UnicodeError):
+        reason = "adresse inconnue"
+    except OSError as error:
+        reason = protocol.explain(error)
+        if isinstance(error, TimeoutError):
+            hint = "Est-ce la bonne adresse ? Le pare-feu du serveur bloque-t-il ce port ?"
+    else:
+        sock.settimeout(None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name in TCP_OPTIONS.keys() & dir(socket):  # tous les systèmes ne les ont pas toutes
+            # Dans un tube, le serveur peut laisser attendre longtemps : il limite le débit.
+            if name != "TCP_USER_TIMEOUT" or not in_pipe:
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), TCP_OPTIONS[name])
+        return sock
+    raise Refused(f"Connexion impossible à {protocol.host_and_port(host, port)} : {reason}. {hint}")
+
+
+# --- Recevoir ----------------------------------------------------------------------
+
+
+def receive_lines(connection: Connection) -> None:
+    """Thread receveur : affiche chaque ligne, puis prévient le thread principal de la fin."""
+    buffer, screen = protocol.LineBuffer(MAX_SERVER_LINE_BYTES), connection.screen
+    if hasattr(signal, "pthread_sigmask"):  # un signal reçu par ce thread ne réveille pas input()
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    data = b"\n"
+    try:
+        # Si on ne peut plus afficher, on s'arrête ; mais un tube envoie d'abord tout.
+        while data and (screen.in_pipe or not screen.is_lost):
+            data = connection.sock.recv(RECV_BYTES)
+            for line in buffer.feed(data) if data else buffer.last_line():
+                text = readable(line)
+                screen.show(text)
+                connection.reply = connection.reply or text
+                connection.said_goodbye = text.startswith(protocol.FAREWELL)
     except OSError:
-        pass  # connexion coupée net : finie, comme une autre
+        pass  # la connexion est coupée : c'est une fin comme une autre
     finally:
-        connection.answers.put(None)
-        call_keyboard(connection)
+        connection.is_over = True
+        interrupt_keyboard(connection)
 
 
 def readable(line: bytes) -> str:
-    """Rend le texte d'une ligne du serveur, coupée à 256 Kio, sans danger pour l'écran."""
-    text = protocol.clean(line[:MAX_SERVER_LINE_BYTES].decode("utf-8", errors="replace"))
-    # La coupe a pu partager un caractère, devenu U+FFFD.
-    return text.rstrip("\ufffd") + "…" if len(line) > MAX_SERVER_LINE_BYTES else text
+    """Renvoie le texte d'une ligne du serveur, coupée à 256 Kio, sans danger pour l'écran."""
+    end, cut = len(line), ""
+    if end > MAX_SERVER_LINE_BYTES:
+        end, cut = MAX_SERVER_LINE_BYTES, "…"
+        while line[end] & 0xC0 == 0x80 and end > MAX_SERVER_LINE_BYTES - 4:
+            end -= 1  # au milieu d'un caractère
+    return protocol.clean(line[:end].decode("utf-8", errors="replace")) + cut
 
 
-def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
-    """shutdown, sans effet si la connexion n'existe plus."""
-    with contextlib.suppress(OSError):
-        sock.shutdown(how)
+def interrupt_keyboard(connection: Connection) -> None:
+    """Fait sortir le thread principal d'input(), s'il y est. Receveur seul.
 
-
-# --- Le clavier ------------------------------------------------------------------
-
-
-def set_up_readline() -> None:
-    """Règle readline : la ligne tapée reste sur une rangée, Tab complète les commandes."""
-    if readline is None or not sys.stdin.isatty():
+    Fermer stdin ou lever une exception ici ne réveille pas input() : seul un signal le fait, et
+    un seul peut se perdre entre deux lectures ; on le répète.
+    """
+    while not connection.wait(lambda: connection.is_leaving, WAIT_SECONDS):
+        if not connection.screen.in_window and hasattr(signal, "pthread_kill"):
+            # SIGUSR1 et non SIGINT, que libedit renverrait à tout le groupe de processus.
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            continue
+        sentence, code = ENDINGS["lost"]
+        connection.screen.is_row_open = True
+        if not protocol.session_goes_on():  # Windows : rien ne réveille input()
+            connection.screen.complain(sentence)
+            os._exit(code)
+        connection.screen.complain(f"{sentence} Appuyez sur Entrée.")
+        connection.is_loss_said = True
         return
-    readline.clear_history()  # le nom n'est pas un message que Flèche-haut proposerait
+
+
+# --- Le clavier --------------------------------------------------------------------
+
+
+def set_up_readline() -> Callable[[], None]:
+    """Règle readline pour le chat ; renvoie une fonction qui remet ses réglages."""
+    completer, delims = readline.get_completer(), readline.get_completer_delims()
+    length = readline.get_current_history_length()
+    is_libedit = "libedit" in (readline.__doc__ or "")  # macOS a le plus souvent celui-là
+    readline.set_auto_history(False)  # le nom n'est pas un message que Flèche-haut proposerait
     readline.set_completer_delims(" \t")
     readline.set_completer(complete)
-    if "libedit" in (readline.__doc__ or ""):  # macOS a le plus souvent celui-là
-        readline.parse_and_bind("bind ^I rl_complete")
-    else:
-        readline.parse_and_bind("tab: complete")
-        readline.parse_and_bind("set horizontal-scroll-mode on")
+    readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
+    if not is_libedit:
+        readline.parse_and_bind("set horizontal-scroll-mode on")  # la ligne reste sur une rangée
+
+    def restore() -> None:
+        while readline.get_current_history_length() > length:
+            readline.remove_history_item(length)
+        readline.set_auto_history(True)
+        readline.set_completer(completer)
+        readline.set_completer_delims(delims)
+        if not is_libedit:
+            readline.parse_and_bind("set horizontal-scroll-mode off")
+
+    return restore
 
 
 def complete(start: str, number: int) -> str | None:
-    """Rend la `number`-ième commande qui commence par `start` (protocole de readline)."""
-    if not start or readline.get_begidx() > 0:  # seul le premier mot est une commande
-        return None
-    found = [word for word in protocol.COMMAND_WORDS if word.startswith(start)]
+    """Renvoie la `number`-ième commande qui commence par `start` (protocole de readline)."""
+    found = []
+    if start.startswith("/") and readline.get_begidx() == 0:
+        found = [word for word in protocol.COMMAND_WORDS if word.startswith(start)]
+    if not found:
+        readline.insert_text("\t")  # pas une commande : Tab est une tabulation
     return found[number] + " " if number < len(found) else None
-
-
-def ask(prompt: str, screen: Screen) -> str:
-    """Montre l'invite, si la sortie est un terminal, et rend la ligne tapée (sans sa fin)."""
-    screen.prompt = prompt if sys.stdout.isatty() else ""
-    try:
-        return input(screen.prompt)
-    except (EOFError, KeyboardInterrupt, ServerLost):
-        say("")  # quitter la ligne que l'on tapait
-        raise
-    finally:
-        screen.prompt = ""
-
-
-def read_piece() -> bytes:
-    """Rend la ligne suivante d'un tube, ou le début si elle est longue ; lève EOFError."""
-    piece = sys.stdin.buffer.readline(READ_BYTES)
-    if not piece:
-        raise EOFError
-    return piece
 
 
 def asks_to_leave(text: str) -> bool:
     return protocol.parse(text)[0] == "quit"
 
 
-# --- Interrompre le clavier --------------------------------------------------------
-
-
-def call_keyboard(connection: Connection) -> None:
-    """Fait sortir le thread principal de sa lecture du clavier.
-
-    Fermer stdin ou lever une exception ici ne réveille pas input() : seul un signal le
-    fait, et un seul peut se perdre entre deux lectures ; on le répète. Un clavier qui
-    n'attendait que le serveur sort de lui-même.
-    """
-    while not connection.keyboard_out.wait(CALL_SECONDS):
-        if not hasattr(signal, "pthread_kill"):  # Windows : rien ne réveille une lecture
-            complain(LOST)
-            os._exit(1)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
-
-
-def listen_to_signals(connection: Connection) -> None:
-    """Fait d'un signal une exception dans le thread principal, une seule fois.
-
-    SIGUSR1 vient du receveur (et non SIGINT, que libedit renverrait à tout le groupe de
-    processus) ; Ctrl+C et `kill` veulent dire partir, un second Ctrl+C finir tout de suite.
-    """
-
-    def interrupt(number: int, _: object) -> None:
-        is_asked = number in (signal.SIGINT, signal.SIGTERM)
-        connection.is_interrupted |= is_asked
-        if connection.is_leaving:
-            connection.answers.put(None)
-            shut(connection.sock)  # réveille select, qui sinon reprendrait son attente
-            return
-        connection.is_leaving = True
-        raise KeyboardInterrupt if is_asked else ServerLost
-
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # Windows n'a pas le dernier
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), interrupt)
+def choose_name(name: str | None, screen: Screen) -> str:
+    """Renvoie `name` ou, s'il manque ou n'a que des blancs, celui que l'on tape."""
+    while name is None or protocol.is_blank(name):
+        name = screen.ask(NAME_PROMPT)
+    return name
 
 
 # --- De l'arrivée au départ --------------------------------------------------------
 
 
-def choose_name(name: str | None, screen: Screen) -> str:
-    """Rend `name` ou, s'il manque ou n'a que des blancs, celui que l'on tape.
-
-    Lève EOFError si l'on part au lieu d'en donner un.
-    """
-    while name is None or protocol.is_blank(name):
-        if sys.stdin.isatty():
-            name = ask(NAME_PROMPT, screen)
-        else:
-            name = read_piece().decode(errors="replace").rstrip("\r\n")
-    if asks_to_leave(name):
-        raise EOFError
-    return name
-
-
-def connect(host: str, port: int) -> socket.socket:
-    """Rend un socket connecté au serveur, ou lève Refused."""
-    try:
-        sock = socket.create_connection((host, port))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock
-    except (socket.gaierror, UnicodeError):
-        reason = "adresse inconnue"
-    except OSError as error:
-        reason = protocol.explain(error)
-    where = protocol.host_and_port(host, port)
-    raise Refused(f"Connexion impossible à {where} : {reason}. Le serveur est-il lancé ?")
-
-
-def enter(connection: Connection, name: str, screen: Screen) -> bool:
-    """Donne un nom, un autre s'il est refusé ; rend False s'il faut renoncer."""
+def join(connection: Connection, name: str) -> bool:
+    """Donne un nom, un autre s'il est refusé ; renvoie False s'il faut renoncer."""
     while True:
+        connection.reply = ""
         connection.send(protocol.clean(name))
-        if connection.answers.get() is None:
+        connection.wait(lambda: connection.reply or connection.is_over)
+        if not connection.reply:
             raise ServerLost
-        if connection.is_admitted:
+        if not connection.reply.startswith(protocol.ERROR):
             return True
-        # Un serveur complet, ou lassé, ferme aussitôt : demander un autre nom serait vain.
-        if connection.wait_for_end(REFUSAL_SECONDS) or not sys.stdin.isatty():
+        # Un serveur complet, ou qui a refusé cinq noms, ferme aussitôt.
+        is_closed = connection.wait(lambda: connection.is_over, REFUSAL_SECONDS)
+        if is_closed or connection.screen.in_pipe:
             return False
-        name = choose_name(None, screen)
+        name = choose_name(None, connection.screen)
+        if asks_to_leave(name):
+            raise EOFError
 
 
-def type_lines(connection: Connection, screen: Screen) -> None:
-    """Envoie ce qui est tapé jusqu'à une commande de départ ; lève EOFError à Ctrl+D."""
+def type_lines(connection: Connection) -> None:
+    """Envoie ce qui est tapé jusqu'à une commande de départ ; EOFError à la fin de l'entrée."""
+    if readline:
+        readline.set_auto_history(True)
     while True:
-        # Un collage peut donner plusieurs lignes d'un coup.
-        for line in ask(PROMPT, screen).replace("\r", "\n").split("\n"):
+        # Un collage peut donner plusieurs lignes en une fois.
+        for line in connection.screen.ask(PROMPT).replace("\r", "\n").split("\n"):
             if asks_to_leave(line):
                 return
             connection.send(line)
 
 
-def pipe_lines(connection: Connection) -> None:
-    """Envoie l'entrée telle quelle jusqu'à une ligne de départ ; lève EOFError à la fin."""
-    is_line_start = True
-    while True:
-        piece = read_piece()
-        if is_line_start and asks_to_leave(piece.decode(errors="replace").rstrip("\r\n")):
-            return
-        connection.sock.sendall(piece)
-        is_line_start = piece.endswith(b"\n")
-
-
-def converse(connection: Connection, name: str, screen: Screen) -> bool:
-    """Donne un nom, puis envoie ce qui est tapé ; rend False si aucun nom n'est admis.
-
-    Lève EOFError à la fin de l'entrée, KeyboardInterrupt à Ctrl+C, ServerLost ou OSError si le
-    serveur n'est plus là.
-    """
+def chat(connection: Connection, name: str) -> str:
+    """Tient la conversation, du nom à l'au revoir ; renvoie comment elle a fini (ENDINGS)."""
+    screen = connection.screen
+    receiver = threading.Thread(
+        target=receive_lines, args=(connection,), name="receveur", daemon=True
+    )
+    ending = "left"
     try:
-        if not enter(connection, name, screen):
-            return False
-        if sys.stdin.isatty():
-            set_up_readline()
-            type_lines(connection, screen)
+        receiver.start()
+        if join(connection, name):
+            type_lines(connection)
         else:
-            pipe_lines(connection)
-        return True
+            ending = "refused"
+    except (EOFError, KeyboardInterrupt) as reason:
+        connection.is_interrupted |= isinstance(reason, KeyboardInterrupt)
+    except (ServerLost, OSError):
+        ending = "left" if screen.is_lost else "lost"
     finally:
         connection.is_leaving = True
+    if ending == "left":
+        ending = leave(connection)
+    connection.shut()
+    receiver.join(GOODBYE_SECONDS)
+    return "unwritten" if ending == "left" and screen.has_failed else ending
 
 
-def talk(connection: Connection, name: str, screen: Screen) -> int:
-    """Tient la conversation jusqu'au départ ; rend le code de sortie."""
-    receiver = threading.Thread(
-        target=receive_lines, args=(connection, screen), name="receveur", daemon=True
-    )
-    is_terminal = sys.stdin.isatty()
-    is_lost = False
-    try:
-        listen_to_signals(connection)
-        receiver.start()
-        if not converse(connection, name, screen):
-            return 1
-    except (EOFError, KeyboardInterrupt):
-        pass
-    except (ServerLost, OSError):
-        is_lost = not screen.is_lost  # sans écran, c'est nous qui partons
-    finally:
-        connection.keyboard_out.set()
-    if not is_lost:
-        is_hasty = is_terminal or connection.is_interrupted
-        part(connection, patience=GOODBYE_SECONDS if is_hasty else None)
-    if connection.is_interrupted and not connection.is_parted and not is_terminal:
-        throw_away_unsent(connection.sock)
-    shut(connection.sock)
-    if receiver.is_alive():  # Ctrl+C a pu venir avant qu'il démarre
-        receiver.join(GOODBYE_SECONDS)
-    # Au terminal, partir réussit toujours ; dans un tube, l'au revoir seul prouve que tout est pris.
-    if is_terminal and not is_lost:
-        say(PARTED)
-        return 0
-    if connection.is_parted and not is_terminal:
-        return 1 if screen.has_failed else 0
-    complain(INTERRUPTED if connection.is_interrupted and not is_terminal else LOST)
-    return 1
+def leave(connection: Connection) -> str:
+    """Quitte le chat : envoie la commande, puis attend l'au revoir ; renvoie la fin (ENDINGS).
 
-
-def part(connection: Connection, patience: float | None) -> None:
-    """Prend congé : attend de pouvoir le dire, puis l'au revoir, `patience` secondes chaque fois.
-
-    Sans terminal, on attend tant que le serveur vit, ou jusqu'à Ctrl+C : l'au revoir prouve que le
-    serveur a tout pris.
+    Une personne attend GOODBYE_SECONDS au plus, et partir lui réussit toujours. Dans un tube, seul
+    l'au revoir prouve que le serveur a tout reçu : on l'attend tant que le serveur vit.
     """
-    with contextlib.suppress(OSError):  # le serveur est parti le premier
-        if select.select([], [connection.sock], [], patience)[1]:  # sinon send bloquerait
+    in_pipe = connection.screen.in_pipe
+    patience = None if in_pipe and not connection.is_interrupted else GOODBYE_SECONDS
+    with contextlib.suppress(OSError, ServerLost):  # le serveur est parti le premier
+        sock = connection.sock
+        connection.wait(lambda: connection.is_over or select.select([], [sock], [], 0)[1], patience)
+        if select.select([], [sock], [], 0)[1]:
             connection.send(LEAVE_LINES)
-            shut(connection.sock, socket.SHUT_WR)
-            connection.wait_for_end(patience)
-
-
-def throw_away_unsent(sock: socket.socket) -> None:
-    """Fait jeter par close ce qui n'est pas parti (SO_LINGER de 0 s).
-
-    Sinon le système l'enverrait encore après nous : un fantôme parlerait des minutes.
-    """
+            sock.shutdown(socket.SHUT_WR)
+            connection.wait(lambda: connection.is_over, patience)
+    if connection.said_goodbye or not in_pipe:
+        return "left"
+    if not connection.is_interrupted:
+        return "lost"
+    # close jettera ce qui n'est pas parti : le système l'enverrait encore pendant des minutes.
     with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return "interrupted"
+
+
+def run(connection: Connection, options) -> str:
+    """Demande un nom, se connecte et tient la conversation ; renvoie comment elle a fini."""
+    screen = connection.screen
+    try:
+        name = choose_name(options.nom, screen)
+        if asks_to_leave(name):
+            return "left"
+        connection.sock = connect(options.hote, options.port, screen.in_pipe)
+    except EOFError:
+        return "nameless" if screen.in_pipe else "left"
+    except KeyboardInterrupt:
+        return "interrupted" if screen.in_pipe else "left"
+    except Refused as reason:
+        screen.complain(reason)
+        return "refused"
+    with connection.sock:
+        return chat(connection, name)
+
+
+def catch_signals(connection: Connection) -> dict:
+    """Confie les signaux à la connexion, sauf dans une fenêtre ; renvoie les anciens réglages."""
+    if connection.screen.in_window:
+        return {}
+    names = ["SIGINT", "SIGTERM", "SIGUSR1"]  # Windows n'a pas le dernier
+    if isinstance(connection.screen, Terminal) and readline:
+        names.append("SIGCONT")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return {number: signal.signal(number, connection.handle_signal) for number in numbers}
 
 
 def main() -> int:
-    """Rend le code de sortie : 0 si l'on est parti, 2 si une option est refusée, sinon 1."""
+    """Renvoie le code de sortie : 0 si l'on est parti, 2 si une option est refusée, sinon 1."""
     set_up_streams()
     parser = protocol.new_option_parser("Le client du chat.")
     parser.add_argument("--nom", metavar="NOM", help="votre nom (demandé sinon)")
     try:
         options = protocol.parse_options(parser)
     except Refused as reason:
-        complain(reason)
+        Screen(has_name=True).complain(reason)
         return 2
-    screen = choose_screen()
+    screen = choose_screen(options.nom is not None)
+    connection = Connection(screen)
+    has_readline = readline and not screen.in_window and not screen.in_pipe
+    restore_readline = set_up_readline() if has_readline else lambda: None
+    signals = catch_signals(connection)
     try:
-        name = choose_name(options.nom, screen)
-        sock = connect(options.hote, options.port)
-    except Refused as reason:
-        complain(reason)
-        return 1
-    except (EOFError, KeyboardInterrupt) as reason:
-        if sys.stdin.isatty():
-            say(PARTED)
-            return 0
-        complain("Aucun nom donné." if isinstance(reason, EOFError) else INTERRUPTED)
-        return 1
-    with sock:
-        return talk(Connection(sock), name, screen)
+        ending = run(connection, options)
+    finally:
+        restore_readline()
+        for number, handler in signals.items():  # à la session qui continue, s'il y en a une
+            signal.signal(number, handler if protocol.session_goes_on() else signal.SIG_IGN)
+    sentence, code = ENDINGS[ending]
+    if screen.is_lost and not protocol.session_goes_on():
+        os._exit(code)  # la fin normale de Python voudrait encore écrire
+    if ending == "left" and screen.has_prompts:
+        screen.show(sentence)
+    elif ending != "left" and sentence and not connection.is_loss_said:
+        screen.complain(sentence)
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if not protocol.session_goes_on():
+        sys.exit(code)

@@ -126,31 +126,21 @@ NGIRCD = Contender(
 VARIANTS = [
     Contender(label, ours(patch), chooses_port=True)
     for label, patch in (
-        ("sans TCP_NODELAY", "del s.socket.TCP_NODELAY"),
-        ("une ligne par courrier", "s.LINES_PER_MAIL = 1"),
-        ("une ligne par tournée", "s.LINES_PER_MAIL = 1; s.ROUND_BYTES = 1"),
+        ("sans TCP_NODELAY", "del s.TCP_OPTIONS['TCP_NODELAY']"),
+        ("une ligne par dépôt", "s.DEPOSIT_LINES = 1"),
         (
-            "un envoi par morceau",
-            "send_to = s.Postman.send_to\n"
-            "def send_each(self, client):\n"
-            "    pieces = client.outbox\n"
-            "    for number, piece in enumerate(pieces):\n"
-            "        client.outbox = [piece]\n"
-            "        send_to(self, client)\n"
-            "        if client.outbox:\n"
-            "            client.outbox += pieces[number + 1 :]\n"
-            "            return\n"
-            "s.Postman.send_to = send_each",
+            "on attend le verrou",
+            "class Waiting:\n"
+            "    def __init__(self): self.lock = s.threading.Lock()\n"
+            "    def acquire(self, blocking): return self.lock.acquire()\n"
+            "    def release(self): self.lock.release()\n"
+            "start = s.Broadcaster.__init__\n"
+            "def waiting(self, *arguments):\n"
+            "    start(self, *arguments)\n"
+            "    self.round_lock = Waiting()\n"
+            "s.Broadcaster.__init__ = waiting",
         ),
-        ("le facteur seul fait les tournées", "s.Postman.bring = lambda self, mail: self.inbox.put(mail)"),
-        (
-            "un verrou, sans facteur",
-            "def bring(self, mail):\n"
-            "    with self.round_lock:\n"
-            "        self.make_round(mail)\n"
-            "s.Postman.bring = bring",
-        ),
-        ("sans console", "s.Outputs.show = lambda *_: None"),
+        ("sans console", "put = s.Writer.put\ns.Writer.put = lambda self, text: self.errors or put(self, text)"),
     )
 ]
 
@@ -179,7 +169,7 @@ class Server:
         return wait_for(functools.partial(connect, self.port))
 
     def status(self, field: str) -> int:
-        """Rend un nombre de /proc/…/status : VmRSS (Kio) ou Threads."""
+        """Renvoie un nombre de /proc/…/status : VmRSS (Kio) ou Threads."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(rf"^{field}:\s+(\d+)", text, re.M)[1])
 
@@ -193,7 +183,7 @@ class Server:
 
 
 def wait_for(attempt: Callable[[], object]) -> object:
-    """Rend le premier résultat vrai de `attempt` ; lève Stalled s'il n'en vient pas."""
+    """Renvoie le premier résultat vrai de `attempt` ; lève Stalled s'il n'en vient pas."""
     deadline = time.monotonic() + STALL_SECONDS
     while not (result := attempt()):
         if time.monotonic() > deadline:
@@ -288,7 +278,7 @@ class Crowd:
         self.messages = 0
 
     def receive(self, seconds: float) -> int:
-        """Lit ce qui est là, ou attend `seconds` ; rend le nombre de morceaux lus."""
+        """Lit ce qui est là, ou attend `seconds` ; renvoie le nombre de morceaux lus."""
         ready = self.poller.poll(seconds)
         for descriptor, _ in ready:
             member = self.by_descriptor[descriptor]
@@ -316,12 +306,12 @@ class Crowd:
 
 
 def message(talker: int, number: int, size: int) -> bytes:
-    """Rend un message de `size` octets, fin de ligne comprise."""
+    """Renvoie un message de `size` octets, fin de ligne comprise."""
     return (b"%03d|%06d" % (talker, number)).ljust(size - 1, b".") + b"\n"
 
 
 def check(crowd: Crowd, sent: list[int], size: int) -> tuple[int, str]:
-    """Rend combien de messages signés sont arrivés, et ce qui ne va pas ("" : rien)."""
+    """Renvoie combien de messages signés sont arrivés, et ce qui ne va pas ("" : rien)."""
     pattern = re.compile(
         rb"(%s)?(\d{3})\|(\d{6})(\.*)\r?\n" % crowd.contender.author
     )
@@ -367,7 +357,7 @@ class Row:
 
 
 def measure_throughput(crowd: Crowd, talkers: int, window: int, size: int) -> tuple:
-    """Rend (messages signés livrés par seconde, remarque, défaut ou "")."""
+    """Renvoie (messages signés livrés par seconde, remarque, défaut ou "")."""
     members, prefix = crowd.members, crowd.contender.prefix
     recipients = len(members) - 1
     crowd.restart()
@@ -388,7 +378,7 @@ def measure_throughput(crowd: Crowd, talkers: int, window: int, size: int) -> tu
 
 
 def measure_delays(crowd: Crowd) -> tuple[float, float]:
-    """Rend la médiane et le 99e centile (ms) des délais, d'un bavard à tous les autres."""
+    """Renvoie la médiane et le 99e centile (ms) des délais, d'un bavard à tous les autres."""
     crowd.restart()
     sent_at: list[float] = []
     start = time.perf_counter()
@@ -409,7 +399,7 @@ def measure_delays(crowd: Crowd) -> tuple[float, float]:
 
 
 def measure_stuck(server: Server, crowd: Crowd) -> tuple[float, str]:
-    """Rend le plus long silence (s) que subissent les autres, et la part qu'ils ont reçue."""
+    """Renvoie le plus long silence (s) que subissent les autres, et la part qu'ils ont reçue."""
     stuck = server.connect()
     stuck.sendall(crowd.contender.hello.format("bloque").encode() or b"\n")
     crowd.receive(0.2)
@@ -434,7 +424,7 @@ def measure_stuck(server: Server, crowd: Crowd) -> tuple[float, str]:
 
 
 def measure_silent(contender: Contender, count: int) -> tuple[float, float, str]:
-    """Rend (s pour admettre tous les clients, Kio par client, remarque)."""
+    """Renvoie (s pour admettre tous les clients, Kio par client, remarque)."""
     with Server(contender, count) as server:
         empty = server.status("VmRSS")
         start = time.perf_counter()
@@ -535,7 +525,7 @@ class Bench:
 
 
 def spread(values: list[float]) -> str:
-    """Rend « médiane [min – max] », ou « — »."""
+    """Renvoie « médiane [min – max] », ou « — »."""
     if not values:
         return "—"
     shown = [f"{value:,.0f}" if value >= 1000 else f"{value:.2f}" for value in
@@ -544,7 +534,7 @@ def spread(values: list[float]) -> str:
 
 
 def draw(bench: Bench) -> str:
-    """Rend une image SVG : des barres, sur une échelle logarithmique, pour les cas à 32 octets."""
+    """Renvoie une image SVG : des barres, sur une échelle logarithmique, pour les cas à 32 octets."""
     cases = [case for case in bench.cases() if "fenêtre" in case and "32 octets" in case]
     labels = [contender.label for contender in bench.contenders]
     colors = dict(zip(labels, ("#2563eb", "#9ca3af", "#d97706", "#059669")))
@@ -574,13 +564,13 @@ def draw(bench: Bench) -> str:
 
 
 def installed(contenders: Iterable[Contender]) -> list[Contender]:
-    """Rend ceux que cette machine a."""
+    """Renvoie ceux que cette machine a."""
     programs = {NCAT.label: "ncat", NGIRCD.label: "ngircd"}
     return [c for c in contenders if c.label not in programs or shutil.which(programs[c.label])]
 
 
 def main() -> int:
-    """Rend 0, ou 1 si une mesure est fausse."""
+    """Renvoie 0, ou 1 si une mesure est fausse."""
     parser = argparse.ArgumentParser(description="Le banc d'essai du chat.")
     parser.add_argument("--tours", type=int, default=3, help="tours (%(default)s par défaut)")
     parser.add_argument("--rapide", action="store_true", help="vérifie seulement, sur peu")

@@ -119,18 +119,18 @@ GUARDS = [
     ),
     (
         "une_ligne_qui_arrive_ne_coupe_pas_celle_que_l_on_tape", "client_exo.py",
-        'INSERT = "\\x1bD\\x1b[A\\x1b7\\r\\x1b[L{}\\x1b8\\x1b[B"',
-        'INSERT = "{}\\n"',
+        'write("".join(self.INSERT.format(row) for row in rows), sys.stdout)',
+        'write(f"{line}\\n", sys.stdout)',
     ),
     (
         "la_fin_du_serveur_se_voit_sans_toucher_au_clavier", "client_exo.py",
-        "        call_keyboard(connection)\n",
+        "        interrupt_keyboard(connection)\n",
         "        pass\n",
     ),
     (
         "close_ne_reveille_pas_le_thread_qui_recoit", "client_exo.py",
-        "    shut(connection.sock)\n    if receiver.is_alive():",
-        "    if receiver.is_alive():",
+        "    connection.shut()\n    receiver.join(GOODBYE_SECONDS)",
+        "    receiver.join()",
     ),
 ]  # fmt: skip
 

@@ -120,18 +120,20 @@ class Session:
     """
 
     def __init__(
-        self, *options: str, width=60, height=12, patch="", before="", program="", **environment
-    ):
+        self, *options: str, width=60, height=12, patch="", before="", program="", pass_fds=(),
+        **environment: str,
+    ):  # fmt: skip
         self.master, self.terminal = pty.openpty()
         self.width, self.height = width, height
         self.resize(width, height)
         ours = f"import sys\n{before}\nimport client_exo as c\n{patch}\nsys.exit(c.main())"
-        environment = {"TERM": "xterm", "PYTHONPATH": str(ROOT), "INPUTRC": "/dev/null"} | environment
+        defaults = {"TERM": "xterm", "PYTHONPATH": str(ROOT), "INPUTRC": "/dev/null"}
+        environment = defaults | {"PYTHONUNBUFFERED": ""} | environment
         self.before = termios.tcgetattr(self.terminal)
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", program or ours, *options],
             cwd=ROOT, stdin=self.terminal, stdout=self.terminal, stderr=self.terminal,
-            start_new_session=True, env={**os.environ, **environment},
+            start_new_session=True, env={**os.environ, **environment}, pass_fds=pass_fds,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # pour que Ctrl+C en soit un
         )  # fmt: skip
         self.read = b""

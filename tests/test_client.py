@@ -113,7 +113,10 @@ def test_sans_option_la_premiere_ligne_du_tube_est_le_nom(start_server):
     assert result.returncode == 0
     assert alice.line() == "* Robot a rejoint le chat."
     assert alice.lines_until("* Robot a quitté le chat.") == ["Robot : Bonjour"]
-    assert PROMPT not in result.stdout.decode()
+    assert result.stdout.decode().replace(PROMPT, "").splitlines() == [
+        "Entrez votre nom : ", "* Bienvenue, Robot ! (/aide : les commandes)", "",
+        "* Au revoir, Robot.", PARTED,
+    ]  # fmt: skip
 
 
 def test_exit_finit_l_entree_des_la_premiere_ligne(start_server):
@@ -137,7 +140,7 @@ def test_toutes_les_lignes_recues_sont_gardees(start_server):
     assert finish(robot) == (0, "")
 
 
-@pytest.mark.parametrize("text", ["", "\n \n", "exit\nBonjour\n"], ids=["vide", "blanc", "exit"])
+@pytest.mark.parametrize("text", ["", "\n \n"], ids=["vide", "blanc"])
 def test_un_tube_sans_nom_rend_1_et_le_dit(text):
     result = run_client(text=text)
     assert (result.returncode, result.stderr.decode()) == (1, "Aucun nom donné.\n")
@@ -208,7 +211,7 @@ def test_un_disque_plein_est_signale_une_fois_et_l_entree_part_quand_meme(start_
     robot.stdin.close()
     assert bob.line() == "* R a rejoint le chat."
     assert bob.line() == "R : un"
-    assert finish(robot) == (1, "Plus rien ne s'écrit sur la sortie : disque plein.\n")
+    assert finish(robot) == (1, "Impossible d'écrire sur la sortie standard : disque plein.\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -222,7 +225,7 @@ def test_un_tube_interrompu_rend_1_et_le_dit(fake_server, number):
     while not select.select([peer.sock], [], [], 0.5)[0]:  # une lecture qui commence le perdrait
         robot.send_signal(number)
     assert [peer.line(), peer.line()] == ["", "exit"]
-    assert finish(robot) == (1, "Interrompu : tout n'est peut-être pas arrivé.\n")
+    assert finish(robot) == (1, "Interrompu : une partie de l'envoi est peut-être perdue.\n")
     peer.close()
 
 
@@ -231,41 +234,31 @@ def test_un_tube_interrompu_pendant_l_au_revoir_finit_et_le_dit(fake_server):
     peer = fake_server.admit()
     assert [peer.line(), peer.line()] == ["", "exit"]
     robot.send_signal(signal.SIGINT)
-    assert finish(robot) == (1, "Interrompu : tout n'est peut-être pas arrivé.\n")
+    assert finish(robot) == (1, "Interrompu : une partie de l'envoi est peut-être perdue.\n")
     peer.close()
 
 
-def test_ctrl_c_finit_meme_si_plus_rien_ne_peut_partir():
-    """select reprend son attente après un signal : seule la fin de la connexion l'en sort."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ours = socket.create_connection(listener.getsockname())
-        theirs, _ = listener.accept()
-    done = threading.Event()
+def test_ctrl_c_finit_meme_si_plus_rien_ne_peut_partir(fake_server):
+    """Le serveur ne lit plus : l'envoi attend, et Ctrl+C doit pourtant être vu."""
+    robot = start_client("--port", fake_server.port, "--nom", "Alice")
+    peer = fake_server.admit()
 
-    def insist() -> None:
-        for _ in range(10 * PATIENCE):
-            if done.wait(0.1):
-                return
-            os.kill(os.getpid(), signal.SIGTERM)
-        theirs.close()  # l'épreuve échoue, au lieu d'attendre toujours
+    def pour() -> None:
+        with contextlib.suppress(OSError):
+            robot.stdin.write(b"x" * 1000 + b"\n")
+            robot.stdin.write((b"x" * 1000 + b"\n") * 20_000)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    handlers = [signal.getsignal(number) for number in numbers]
-    insister = threading.Thread(target=insist)
-    with ours, theirs:
-        connection = client_exo.Connection(ours)
-        client_exo.listen_to_signals(connection)
-        connection.is_leaving = True
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                ours.send(b"x" * 65536, socket.MSG_DONTWAIT)
-        insister.start()
-        client_exo.part(connection, patience=None)
-        done.set()
-        insister.join()
-        assert theirs.fileno() > 0
-    for number, handler in zip(numbers, handlers):
-        signal.signal(number, handler)
+    thread = threading.Thread(target=pour)
+    thread.start()
+    assert peer.line() == "x" * 1000
+    for _ in range(10 * PATIENCE):  # un premier Ctrl+C, puis un second qui finit
+        robot.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            robot.wait(0.1)
+            break
+    thread.join()
+    assert finish(robot)[0] == 1
+    peer.close()
 
 
 def test_un_disque_plein_pour_les_deux_sorties_ne_perd_rien_de_l_entree(start_server):
@@ -432,7 +425,7 @@ def test_partir_avant_de_donner_un_nom_rend_0(terminal, keys):
 
 def test_ctrl_c_pendant_la_connexion_quitte_sans_traceback(terminal):
     patch = """
-def wait_for_ever(address):
+def wait_for_ever(address, timeout):
     print("prêt", flush=True)
     c.threading.Event().wait()
 c.socket.create_connection = wait_for_ever
@@ -723,9 +716,17 @@ def test_un_collage_entre_crochets_part_ligne_par_ligne(conversation, tmp_path):
 
 @pytest.mark.parametrize(
     ("keys", "sent"),
-    [("/l\t\r", "/liste "), ("/pr\t Bob\r", "/privé  Bob"), ("/privé B\t\r", "/privé B"), ("a /l\t\r", "a /l")],
+    [
+        ("/l\t\r", "/liste "),
+        ("/pr\t Bob\r", "/privé  Bob"),
+        ("/privé B\t\r", "/privé B\t"),
+        ("a /l\t\r", "a /l\t"),
+        ("Léa\t15\t1\r", "Léa\t15\t1"),
+        ("\t15\r", "\t15"),
+        ("/zut\t\r", "/zut\t"),
+    ],
 )
-def test_tab_complete_les_commandes_et_rien_d_autre(conversation, keys, sent):
+def test_tab_complete_une_commande_et_reste_sinon_une_tabulation(conversation, keys, sent):
     alice, server = conversation()
     alice.type(keys)
     assert server.line() == sent
@@ -757,14 +758,6 @@ def test_sans_readline_une_ligne_arrive_au_dessus_aussi(conversation):
     assert server.line() == "abcd"
 
 
-def test_sans_tampon_le_client_se_relance_avec(conversation):
-    alice, server = conversation(PYTHONUNBUFFERED="1")
-    alice.type("abc")
-    alice.wait_for_rows(f"{PROMPT}abc")
-    server.send("Bob : un\n")
-    alice.wait_for_rows("Bob : un", f"{PROMPT}abc")
-
-
 # --- Ce qui diffère ailleurs ---------------------------------------------------------
 
 
@@ -786,7 +779,7 @@ def test_libedit_recoit_sa_propre_syntaxe(monkeypatch):
         __doc__ = "Importing this module enables command line editing using libedit readline."
 
         def __getattr__(self, name):
-            return asked.append if name == "parse_and_bind" else lambda *_: None
+            return asked.append if name == "parse_and_bind" else lambda *_: 0
 
     monkeypatch.setattr(client_exo, "readline", Libedit())
     monkeypatch.setattr(client_exo.sys.stdin, "isatty", lambda: True, raising=False)
@@ -798,3 +791,327 @@ def test_deux_threads_suffisent(start_server, terminal):
     alice = terminal("--port", str(start_server().port), "--nom", "Alice")
     alice.wait_for(PROMPT)
     assert len(list(Path(f"/proc/{alice.process.pid}/task").iterdir())) == 2
+
+
+# --- Ce que l'on tape se relit en entier ---------------------------------------------
+
+
+def test_une_longue_ligne_se_relit_en_entier_apres_entree(conversation):
+    alice, server = conversation()
+    text = "un message écrit pour déborder d'une rangée sur un écran étroit, mot à mot ou non."
+    alice.type(f"{text}\r")
+    assert server.line() == text
+    alice.wait_for(PROMPT, times=3)
+    shown = "".join(row.ljust(alice.width) for row in alice.rows())
+    assert f"{PROMPT}{text}" in shown
+    assert [row for row in alice.rows() if row.startswith(("<", PROMPT.rstrip()))] == [
+        f"{PROMPT}{text}"[: alice.width].rstrip(), PROMPT.rstrip(),
+    ]  # fmt: skip
+
+
+def test_une_longue_ligne_ne_cache_aucune_ligne_recue(conversation):
+    """Cinquante lignes par seconde arrivent pendant que l'on tape."""
+    alice, server = conversation(height=60)
+    stop, sent = threading.Event(), []
+
+    def pour() -> None:
+        while not stop.wait(0.02) and len(sent) < 40:
+            sent.append(f"Bob : {len(sent)}")
+            server.send(f"{sent[-1]}\n")
+
+    thread = threading.Thread(target=pour)
+    thread.start()
+    text = "x" * 70
+    for number in range(3):
+        alice.wait_for(PROMPT, times=1 + number)
+        alice.type(f"{text}{number}\r")
+        assert server.line() == f"{text}{number}"
+    stop.set()
+    thread.join()
+    server.send("* fin\n")
+    alice.wait_for("* fin")
+    shown = alice.rows()
+    for line in sent:
+        assert line in shown
+    for number in range(3):
+        assert f"{PROMPT}{text}{number}" in "".join(row.ljust(alice.width) for row in shown)
+
+
+def test_apres_ctrl_z_et_fg_l_invite_et_le_texte_reviennent(conversation):
+    alice, server = conversation()
+    for times in (1, 2):
+        alice.type("abc")
+        alice.wait_for_rows(f"{PROMPT}{'abc' * times}")
+        alice.process.send_signal(signal.SIGSTOP)
+        while Path(f"/proc/{alice.process.pid}/stat").read_text().split()[2] != "T":
+            pass
+        alice.read += b"\r\nfg\r\n"  # ce que le shell écrirait
+        alice.process.send_signal(signal.SIGCONT)
+        alice.wait_for_rows("fg", f"{PROMPT}{'abc' * times}")
+    alice.type("d\r")
+    assert server.line() == "abcabcd"
+
+
+@pytest.mark.parametrize(
+    ("line", "width", "rows"),
+    [
+        ("abcdef", 4, ["abc", "def"]),
+        ("un deux trois", 10, ["un deux ", "trois"]),
+        ("e\u0301" * 4, 4, ["e\u0301" * 3, "e\u0301"]),
+        ("🇫🇷🇫🇷", 4, ["🇫🇷", "🇫🇷"]),
+        ("👍🏽a", 4, ["👍🏽", "a"]),
+        ("", 4, [""]),
+        ("日本語", 6, ["日本", "語"]),
+    ],
+)
+def test_une_rangee_est_coupee_entre_deux_caracteres_ou_a_un_blanc(line, width, rows):
+    assert client_exo.wrap(line, width) == rows
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (b"\x01" * 300_000, "\ufffd" * 262_144 + "…"),
+        ("é".encode() * 200_000, "é" * 131_072 + "…"),
+        (b"a" + "é".encode() * 200_000, "a" + "é" * 131_071 + "…"),
+        (b"\x80" * 300_000, "\ufffd" * 262_140 + "…"),
+    ],
+)
+def test_une_ligne_trop_longue_du_serveur_est_coupee_et_non_videe(line, text):
+    assert client_exo.readable(line[: client_exo.MAX_SERVER_LINE_BYTES + 1000]) == text
+
+
+# --- Fenêtres, tubes gardés ouverts, sessions qui continuent ----------------------------
+
+WINDOW = """
+import os, queue, signal, sys, threading, builtins
+sys.path.insert(0, {root!r})
+class Bare:
+    def write(self, text): os.write({output}, text.encode())
+    def flush(self): pass
+    def isatty(self): return True
+    def readline(self): return ""
+sys.stdin = sys.stdout = sys.stderr = Bare()
+commands = open({commands}, encoding="utf-8")
+def typed(prompt=""):
+    sys.stdout.write(prompt)
+    line = commands.readline()
+    if line == "^C\\n":
+        raise KeyboardInterrupt
+    if not line:
+        raise EOFError
+    return line[:-1]
+builtins.input = typed
+sys.argv = ["client_exo.py", *{options!r}]
+import client_exo
+handler = signal.getsignal(signal.SIGINT)
+for _ in range({times}):
+    code = client_exo.main()
+    sys.stdout.write("main renvoie %d\\n" % code)
+assert signal.getsignal(signal.SIGINT) is handler
+"""
+
+
+class Window:
+    """Un client dont les flux sont ceux d'une fenêtre : ni fileno, ni signaux, ni readline."""
+
+    def __init__(self, *options: str, times: int = 1, **environment: str) -> None:
+        commands, self.keyboard = os.pipe()
+        self.screen, output = os.pipe()
+        program = WINDOW.format(
+            root=str(ROOT), output=output, commands=commands, options=options, times=times
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", program], pass_fds=[commands, output],
+            stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
+        )  # fmt: skip
+        os.close(commands)
+        os.close(output)
+        self.seen = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.keyboard, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Lit jusqu'à ce que `text` s'affiche, et l'oublie avec ce qui le précède."""
+        while text not in self.seen:
+            assert select.select([self.screen], [], [], PATIENCE)[0], self.seen
+            data = os.read(self.screen, 65536).decode()
+            assert data, self.seen
+            self.seen += data
+        self.seen = self.seen.partition(text)[2]
+
+    def end(self) -> None:
+        assert self.process.wait(PATIENCE) == 0
+        os.close(self.keyboard)
+        os.close(self.screen)
+
+
+@pytest.mark.parametrize("environment", [{}, {"TERM": ""}, {"PYTHONUNBUFFERED": "1"}])
+def test_dans_une_fenetre_on_parle_on_recoit_on_part_deux_fois(start_server, environment):
+    server = start_server()
+    bob = server.connect("Bob")
+    window = Window("--port", str(server.port), times=2, **environment)
+    for _ in range(2):
+        window.wait_for("Entrez votre nom : ")
+        window.type("a b\n")
+        window.wait_for("! Nom refusé")
+        window.wait_for("Entrez votre nom : ")
+        window.type("Alice\n")
+        window.wait_for("* Bienvenue, Alice !")
+        window.wait_for(PROMPT)
+        assert bob.line() == "* Alice a rejoint le chat."
+        bob.send("Salut\n")
+        window.wait_for("\nBob : Salut\n" + PROMPT)
+        window.type("Bonjour\n")
+        assert bob.line() == "Alice : Bonjour"
+        window.wait_for(PROMPT)
+        window.type("exit\n")
+        window.wait_for("* Au revoir, Alice.\n" + PARTED + "\nmain renvoie 0\n")
+        assert bob.line() == "* Alice a quitté le chat."
+    window.end()
+
+
+@pytest.mark.parametrize("keys", ["^C\n", "exit\n"])
+def test_dans_une_fenetre_on_peut_partir_au_lieu_de_donner_un_nom(keys):
+    window = Window("--port", "1")
+    window.wait_for("Entrez votre nom : ")
+    window.type(keys)
+    window.wait_for(PARTED + "\nmain renvoie 0\n")
+    window.end()
+
+
+def test_dans_une_fenetre_la_perte_du_serveur_se_voit_et_attend_entree(fake_server):
+    window = Window("--port", fake_server.port, "--nom", "Alice")
+    peer = fake_server.admit()
+    window.wait_for(PROMPT)
+    peer.close()
+    window.wait_for(f"\n{LOST} Appuyez sur Entrée.\n")
+    window.type("\n")
+    window.wait_for("main renvoie 1\n")
+    window.end()
+
+
+def test_trois_tubes_gardes_ouverts_sont_une_personne(start_server):
+    """L'onglet Run de PyCharm : pas de terminal, mais quelqu'un y tape."""
+    server = start_server()
+    bob = server.connect("Bob")
+    environment = {**os.environ, "PYCHARM_HOSTED": "1", "PYTHONUNBUFFERED": "1"}
+    robot = start_client("--port", str(server.port), env=environment)
+
+    def type_after(prompt: str, text: str) -> None:
+        seen = b""
+        while not seen.endswith(prompt.encode()):
+            seen += (char := os.read(robot.stdout.fileno(), 1))
+            assert char, seen
+        robot.stdin.write(f"{text}\n".encode())
+        robot.stdin.flush()
+
+    type_after("Entrez votre nom : ", "Alice")
+    type_after(PROMPT, "Bonjour")
+    assert bob.line() == "* Alice a rejoint le chat."
+    assert bob.line() == "Alice : Bonjour"
+    type_after(PROMPT, "exit")
+    assert finish(robot)[0] == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--nom", "exit"]], ids=["tapé", "option"])
+def test_exit_au_lieu_du_nom_quitte_sans_se_connecter(options):
+    result = run_client("--port", "1", *options, text="exit\n")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert (PARTED in result.stdout.decode()) == (not options)
+
+
+def test_une_marque_d_ordre_des_octets_au_debut_de_l_entree_est_otee(fake_server):
+    robot = start_client("--port", fake_server.port, "--nom", "Alice")
+    peer = fake_server.admit()
+    robot.stdin.write("\ufeffBonjour\n".encode())
+    robot.stdin.close()
+    assert peer.line() == "Bonjour"
+    peer.close()
+    finish(robot)
+
+
+def test_avec_tee_les_invites_restent_sur_le_terminal(fake_server, terminal):
+    reading, writing = os.pipe()
+    before = f"import os; sys.stdout = open({writing}, 'w', encoding='utf-8')"
+    alice = terminal("--port", fake_server.port, "--nom", "Alice", before=before, pass_fds=[writing])
+    os.close(writing)
+    peer = fake_server.admit()
+    alice.wait_for(PROMPT)
+    with open(reading, encoding="utf-8") as copy:
+        assert copy.readline() == "* Bienvenue, Alice !\n"
+        alice.type("Bonjour\r")
+        assert peer.line() == "Bonjour"
+        peer.send("Bob : Salut\n")
+        assert copy.readline() == "Bob : Salut\n"
+        alice.wait_for(PROMPT)
+    peer.close()
+    alice.end()
+
+
+SESSION = """
+import readline, signal, sys
+sys.ps1 = ">>> "
+readline.add_history("avant")
+handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+import client_exo
+for _ in range(2):
+    print("rend", client_exo.main(), flush=True)
+length = readline.get_current_history_length()
+assert [readline.get_history_item(n + 1) for n in range(length)] == ["avant"], length
+assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+print("intact", flush=True)
+"""
+
+
+def test_une_session_qui_continue_retrouve_son_historique_et_ses_signaux(start_server, terminal):
+    alice = terminal("--port", str(start_server().port), "--nom", "Alice", program=SESSION)
+    for times in (1, 2):
+        alice.wait_for(PROMPT, times=2 * times - 1)
+        alice.type("Bonjour\r")
+        alice.wait_for(PROMPT, times=2 * times)
+        alice.type("exit\r")
+        alice.wait_for("rend 0", times=times)
+    alice.wait_for("intact")
+    assert alice.end() == 0
+
+
+# --- Le réseau -----------------------------------------------------------------------
+
+
+def test_un_pare_feu_qui_ne_repond_pas_est_nomme(monkeypatch):
+    def never_answer(address, timeout):
+        assert timeout <= client_exo.CONNECT_SECONDS == 10
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(client_exo.socket, "create_connection", never_answer)
+    with pytest.raises(client_exo.Refused, match="pas de réponse.* pare-feu"):
+        client_exo.connect("127.0.0.1", 12345, in_pipe=False)
+
+
+def test_un_socket_relie_a_lui_meme_n_est_pas_un_serveur(monkeypatch):
+    def connect_to_itself(address, timeout):
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        sock.connect(sock.getsockname())
+        return sock
+
+    monkeypatch.setattr(client_exo.socket, "create_connection", connect_to_itself)
+    with pytest.raises(client_exo.Refused, match="connexion refusée. Le serveur est-il lancé"):
+        client_exo.connect("127.0.0.1", 12345, in_pipe=False)
+
+
+@pytest.mark.parametrize("in_pipe", [False, True], ids=["personne", "tube"])
+def test_une_machine_disparue_est_cherchee_par_des_sondes(fake_server, in_pipe):
+    sock = client_exo.connect("127.0.0.1", int(fake_server.port), in_pipe)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    idle, interval, probes = (
+        sock.getsockopt(socket.IPPROTO_TCP, option)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    )
+    assert idle + interval * probes == 120
+    # Un serveur qui freine un tube laisse attendre ses lignes : il n'a pas disparu pour autant.
+    unanswered = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert unanswered == (0 if in_pipe else 30_000)
+    sock.close()

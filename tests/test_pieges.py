@@ -549,7 +549,7 @@ def test_un_message_ne_pilote_pas_le_terminal_des_autres(naive_server, start_ser
 def test_une_ligne_qui_arrive_ne_coupe_pas_celle_que_l_on_tape(start_server, terminal):
     """Deux threads écrivent sur un seul écran : ce qui arrive se colle à ce que l'on tape.
 
-    Protection : Terminal.frame insère une rangée au-dessus, et le curseur revient où il était.
+    Protection : Terminal.draw insère une rangée au-dessus, et le curseur revient où il était.
     """
 
     def rows(*options: str, program: str = "") -> list[str]:
@@ -571,7 +571,7 @@ def test_la_fin_du_serveur_se_voit_sans_toucher_au_clavier(start_server, termina
     """input() attend une touche, quoi qu'il arrive au réseau.
 
     Le client naïf offre encore d'écrire à un serveur mort, et le premier envoi paraît réussir.
-    Protection : call_keyboard interrompt input() par un signal, répété jusqu'à ce qu'il passe.
+    Protection : interrupt_keyboard interrompt input() par un signal, répété jusqu'à ce qu'il passe.
     """
 
     def orphan(*options: str, program: str = "") -> Session:
@@ -595,7 +595,7 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(start_server, terminal):
     Face à un serveur qui ne ferme pas, le client naïf est encore là après « exit » : un programme
     ne finit qu'avec tous ses threads. Au serveur, le thread et la place d'un client déconnecté
     seraient perdus.
-    Protection : shutdown, dans talk pour le client et dans Broadcaster.disconnect pour le serveur.
+    Protection : shutdown, dans chat pour le client et dans Broadcaster.disconnect pour le serveur.
     """
 
     def leave(*options: str, program: str = "") -> Session:

@@ -27,23 +27,24 @@ def section(title: str) -> str:
 
 
 def transcripts(text: str) -> list[str]:
-    """Rend ce qui est entre des ``` et commence par une commande."""
+    """Renvoie ce qui est entre des ``` et commence par une commande."""
     return re.findall(r"^```\n(\$ .*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-# Chaque commande donnée hors d'un ```…``` : l'épreuve qui la joue, ou pourquoi aucune ne le peut.
+# Chaque commande donnée hors d'un ```…``` : le test qui la joue, ou pourquoi aucun ne le peut.
 COMMANDS = {
+    "python3 --version": "la version est celle de chaque machine",
     "python3 serveur_exo.py": "test_la_session_dans_trois_terminaux_est_celle_du_readme",
     "python3 client_exo.py": "test_la_session_dans_trois_terminaux_est_celle_du_readme",
     "python3 serveur_exo.py --hote 0.0.0.0": "test_le_chat_s_ouvre_a_une_salle",
-    "python3 client_exo.py --hote ADRESSE": "test_le_chat_s_ouvre_a_une_salle",
-    "hostname -I": "rien à comparer : chaque machine a ses adresses",
-    "python3 tests/banc_essai.py --variantes": "un quart d'heure ; --rapide a son épreuve",
-    "python3 tests/banc_essai.py": "cinq minutes ; --rapide a son épreuve",
-    "python3 tests/sans_gardes.py": "test_sans_sa_garde_une_epreuve_est_rouge",
+    "python3 client_exo.py --hote 192.168.1.23": "test_le_chat_s_ouvre_a_une_salle",
+    "python3 tests/sans_gardes.py": "test_sans_sa_protection_un_test_echoue",
     "python3 -u": "une façon de lancer le client, dite dans les limites",
-    "kill -9": "test_qui_est_tue_quitte_le_chat",
-    "yes | python3 client_exo.py --nom Bavard > recu.txt": "test_un_bavard_ne_couvre_pas_les_autres_et_se_tait_a_ctrl_c",
+    "kill -9": "test_un_client_tue_quitte_le_chat",
+    "yes | python3 client_exo.py --nom Bavard > recu.txt": "test_un_client_bavard_ne_couvre_pas_les_autres_et_se_tait_a_ctrl_c",
+    "strace -f -e trace=network -p PID": "un outil que toutes les machines n'ont pas",
+    "ss -tn": "un outil que toutes les machines n'ont pas",
+    "tcpdump -A -i lo port 12345": "un outil que toutes les machines n'ont pas",
     "python3 tests/serveur_naif.py 12345": "test_le_serveur_naif_se_lance_comme_le_notre",
     "python3 -m venv .venv && . .venv/bin/activate": "le système ne le permet pas toujours",
     "python3 -m pip install --quiet -r requirements-dev.txt": ".ci/run",
@@ -65,21 +66,23 @@ def exists(path: str) -> bool:
     return False
 
 
-def test_chaque_nom_de_ou_lire_quoi_existe():
-    names = re.findall(r"`(\w+_\w+\.[\w.]+)`", section("Où lire quoi"))
+def test_chaque_notion_est_ou_le_readme_le_dit():
+    names = re.findall(r"`(\w+_\w+\.[\w.]+)`", section("Où trouver chaque notion"))
     names = [name for name in names if not name.endswith(".py")]
     assert len(names) > 15
     assert [name for name in names if not exists(name)] == []
 
 
-def test_chaque_piege_a_son_epreuve_et_sa_reponse():
-    rows = re.findall(r"^\|.*\| `([\w.]+)` \| `(\w+)` \|$", section("Les pièges"), re.M)
+def test_chaque_piege_du_readme_a_son_test_et_sa_reponse():
+    rows = re.findall(r"^\|.*\| `([\w.]+)` \| `(\w+)` \|$", section("Huit pièges"), re.M)
     tests = (HERE / "test_pieges.py").read_text(encoding="utf-8")
-    assert sorted(test for _, test in rows) == sorted(re.findall(r"^def test_(\w+)", tests, re.M))
+    assert len(rows) == 8
+    assert {test for _, test in rows} <= set(re.findall(r"^def test_(\w+)", tests, re.M))
+    assert len(re.findall("^def test_", tests, re.M)) == 21  # « vingt et un », dit le README
     assert [answer for answer, _ in rows if not exists(answer)] == []
 
 
-def test_chaque_garde_est_encore_dans_le_code():
+def test_chaque_protection_est_encore_dans_le_code():
     tests = (HERE / "test_pieges.py").read_text(encoding="utf-8")
     assert {test for test, *_ in GUARDS} == set(re.findall(r"^def test_(\w+)", tests, re.M))
     for _, file, guard, _ in GUARDS:
@@ -98,13 +101,13 @@ def test_aucune_commande_du_readme_n_echappe():
     prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
     lines = re.findall(r"^    (\w.*)", prose, re.MULTILINE)
     words = re.findall(r"`([^`]+)`", prose.replace("\n", " "))
-    words = [word for word in words if re.match("(python3|yes|kill|hostname) .", word)]
+    words = [word for word in words if re.match("(python3|yes|kill|strace|ss|tcpdump) .", word)]
     assert set(lines + words) == set(COMMANDS)
     tests = [where for where in COMMANDS.values() if where.startswith("test_")]
     assert [name for name in tests if name not in globals()] == []
 
 
-# « python3 » est celui de l'épreuve, comme dans l'environnement virtuel d'un lecteur.
+# « python3 » est celui du test, comme dans l'environnement virtuel d'un lecteur.
 SHELL = {
     "cwd": ROOT,
     "stdin": subprocess.DEVNULL,
@@ -174,7 +177,7 @@ def test_la_session_dans_trois_terminaux_est_celle_du_readme(terminal):
     assert screens == [[row.rstrip() for row in rows] for rows in shown]
 
 
-def test_sans_sa_garde_une_epreuve_est_rouge():
+def test_sans_sa_protection_un_test_echoue():
     """Le script les enlève toutes ; une suffit ici pour voir qu'il marche."""
     done = run("python3 tests/sans_gardes.py deux_clients")
     assert (done.returncode, done.stdout) == (0, "échoue  deux_clients_n_ont_pas_le_meme_nom\n")
@@ -190,7 +193,7 @@ def test_le_chat_s_ouvre_a_une_salle(start_server, terminal):
     alice.wait_for("Bienvenue, Alice !")
 
 
-def test_qui_est_tue_quitte_le_chat(start_server, terminal):
+def test_un_client_tue_quitte_le_chat(start_server, terminal):
     server = start_server()
     alice = server.connect("Alice")
     bob = terminal("--port", str(server.port), "--nom", "Bob")
@@ -199,7 +202,7 @@ def test_qui_est_tue_quitte_le_chat(start_server, terminal):
     assert alice.line() == "* Bob a quitté le chat."
 
 
-def test_un_bavard_ne_couvre_pas_les_autres_et_se_tait_a_ctrl_c(start_server, tmp_path):
+def test_un_client_bavard_ne_couvre_pas_les_autres_et_se_tait_a_ctrl_c(start_server, tmp_path):
     server = start_server()
     alice, bob = server.connect("Alice"), server.connect("Bob")
     received = tmp_path / "recu.txt"

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TextIO
 
 import chat_protocol as protocol
@@ -60,33 +60,30 @@ ENDINGS = {  # comment la conversation a fini : (ce que le client dit, son code 
 
 
 class Resumed(Exception):
-    """Le programme reprend après Ctrl+Z ; levée au milieu d'input()."""
+    """Le programme reprend après Ctrl+Z : levée au milieu d'input()."""
 
 
 class ServerLost(Exception):
-    """Le serveur n'est plus là ; levée dans le thread principal, même au milieu d'input()."""
+    """Le serveur n'est plus là : levée au milieu d'input()."""
 
 
 # --- L'écran -------------------------------------------------------------------
 
 
 def write(text: str, stream: TextIO) -> None:
-    """Écrit du texte tout de suite ; OSError ou ValueError si plus rien ne s'y écrit."""
-    stream.write(text)
-    stream.flush()
+    print(text, end="", file=stream, flush=True)
 
 
 class Screen:
     """Un affichage simple : une fenêtre, un tube, un fichier, un terminal sans codes."""
 
     def __init__(self, has_name: bool) -> None:
-        in_window = protocol.is_window(sys.stdin) or protocol.is_window(sys.stdout)
-        self.in_window = in_window
-        self.in_pipe = not in_window and not sys.stdin.isatty()
+        self.in_window = protocol.is_window(sys.stdin) or protocol.is_window(sys.stdout)
+        at_keyboard = not self.in_window and sys.stdin.isatty()
+        self.in_pipe = not self.in_window and not at_keyboard
         self.has_prompts = not (self.in_pipe and has_name)
         # Quand la sortie va ailleurs (| tee), l'invite reste sur le terminal.
-        is_copied = not in_window and sys.stdin.isatty() and not sys.stdout.isatty()
-        self.prompt_stream = sys.stderr if is_copied else sys.stdout
+        self.prompt_stream = sys.stderr if at_keyboard and not sys.stdout.isatty() else sys.stdout
         # Il faut tenir ce verrou pour écrire et pour toucher aux champs suivants.
         self.lock = threading.RLock()
         self.prompt = ""  # l'invite affichée, "" s'il n'y en a pas
@@ -139,61 +136,54 @@ class Screen:
         finally:
             with self.lock:
                 self.prompt = ""
-        self.complete_row(prompt + text)
         return text.removeprefix("\ufeff")  # la marque que certains éditeurs ajoutent
 
     def read_line(self) -> str:
-        if self.prompt and self.prompt_stream is sys.stdout:
-            return input(self.prompt)
-        if self.prompt:
-            write(self.prompt, self.prompt_stream)
+        if self.prompt_stream is sys.stdout:
+            return input(self.prompt) if self.prompt else input()
+        write(self.prompt, self.prompt_stream)
         return input()
-
-    def complete_row(self, typed: str) -> None:
-        """Affiche de nouveau ce qui vient d'être tapé, si on ne peut pas le relire en entier."""
 
 
 class Terminal(Screen):
     """Un terminal où une ligne peut arriver pendant que l'on tape.
 
-    Appeler readline depuis le thread receveur ferait planter l'interpréteur : on insère une rangée
-    au-dessus de la ligne tapée, avec les seuls codes du terminal, puis le curseur revient.
+    Le thread receveur n'appelle pas readline (l'interpréteur planterait) : il insère une rangée.
     """
 
-    INSERT = (
-        "\x1bD\x1b[A"  # fait de la place pour une rangée en dessous, et remonte
-        "\x1b7\r\x1b[L{}"  # note où est le curseur, insère une rangée et l'écrit
-        "\x1b8\x1b[B"  # rend le curseur, et descend avec la ligne tapée
-    )
+    # Fait de la place en dessous ; note où est le curseur ; insère une rangée ; rend le curseur.
+    INSERT = "\x1bD\x1b[A" "\x1b7" "\r\x1b[L{}" "\x1b8\x1b[B"
     shown_at = -RECENT_SECONDS  # s ; quand la dernière ligne a été affichée
 
     def draw(self, line: str) -> None:
         if not self.prompt:
             return super().draw(line)
-        rows = wrap(line, os.get_terminal_size(sys.stdout.fileno()).columns or 80)
+        rows = wrap(line, screen_width())
         write("".join(self.INSERT.format(row) for row in rows), sys.stdout)
         self.shown_at = time.monotonic()
 
     def read_line(self) -> str:
-        while True:
-            try:
-                return input(self.prompt)
-            except Resumed as reason:  # l'invite et le texte sont à afficher de nouveau
-                typed = str(reason)
-                readline.set_startup_hook(lambda: readline.insert_text(typed))
-
-    def complete_row(self, typed: str) -> None:
-        if readline:
-            readline.set_startup_hook(None)
+        try:
+            text = input(self.prompt)
+        except Resumed as reason:  # l'invite et le texte sont à afficher de nouveau
+            typed = str(reason)
+            readline.set_startup_hook(lambda: readline.insert_text(typed))
+            return self.read_line()
+        if readline is None:
+            return text
+        readline.set_startup_hook(None)
         # readline ne garde qu'une rangée : d'une ligne plus longue, seule la fin est affichée.
-        width = os.get_terminal_size(sys.stdout.fileno()).columns or 80
-        if readline is None or sum(map(cells, typed)) < width:
-            return
-        with self.lock, contextlib.suppress(OSError):
-            # Une ligne reçue depuis Entrée serait juste au-dessus : on ne l'efface pas.
-            is_recent = time.monotonic() - self.shown_at < RECENT_SECONDS
-            erase = "" if is_recent else "\x1b[A\r\x1b[K"
-            write(f"{erase}{protocol.clean(typed)}\n", sys.stdout)
+        if sum(map(cells, self.prompt + text)) >= screen_width():
+            with self.lock:
+                # Une ligne reçue depuis Entrée serait juste au-dessus : on ne l'efface pas.
+                is_recent = time.monotonic() - self.shown_at < RECENT_SECONDS
+                erase = "" if is_recent else "\x1b[A\r\x1b[K"
+                write(f"{erase}{protocol.clean(self.prompt + text)}\n", sys.stdout)
+        return text
+
+
+def screen_width() -> int:
+    return os.get_terminal_size(sys.stdout.fileno()).columns or 80
 
 
 def cells(char: str) -> int:
@@ -203,17 +193,18 @@ def cells(char: str) -> int:
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
-def clusters(text: str) -> Iterator[str]:
+def clusters(text: str) -> list[str]:
     """Renvoie les caractères de `text`, ceux qui vont ensemble (accents, drapeaux) groupés."""
-    group = ""
+    groups = [""]
     for char in text:
+        group = groups[-1]
         is_flag = len(group) == 1 and all("\U0001f1e6" <= c <= "\U0001f1ff" for c in group + char)
         is_color = "\U0001f3fb" <= char <= "\U0001f3ff"
-        if group and not (cells(char) == 0 or group[-1] == "\u200d" or is_flag or is_color):
-            yield group
-            group = ""
-        group += char
-    yield group
+        if not group or cells(char) == 0 or group[-1] == "\u200d" or is_flag or is_color:
+            groups[-1] += char
+        else:
+            groups.append(char)
+    return groups
 
 
 def wrap(line: str, width: int) -> list[str]:
@@ -222,11 +213,10 @@ def wrap(line: str, width: int) -> list[str]:
     for group in clusters(line.expandtabs()):
         size = sum(map(cells, group))
         if rows[-1] and used + size >= width:
-            head, blank, tail = rows[-1].rpartition(" ")
-            if not blank or len(tail) > width // 3:
-                head, blank, tail = rows[-1], "", ""
-            rows[-1] = head + blank
-            rows.append(tail)
+            tail = rows[-1].rpartition(" ")[2]
+            if len(tail) > width // 3 or tail == rows[-1]:
+                tail = ""
+            rows[-1:] = [rows[-1].removesuffix(tail), tail]
             used = sum(map(cells, tail))
         rows[-1] += group
         used += size
@@ -238,19 +228,20 @@ def set_up_streams() -> None:
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
-        if not protocol.is_window(stream):
-            stream.reconfigure(errors=errors)  # encode_line fera un « ? » d'un octet illisible
+    protocol.set_up_stream(sys.stdout)
+    protocol.set_up_stream(sys.stderr)
+    if not protocol.is_window(sys.stdin):
+        sys.stdin.reconfigure(errors="surrogateescape")  # encode_line en fera un « ? »
 
 
 def choose_screen(has_name: bool) -> Screen:
+    """Renvoie un Terminal là où l'on peut y insérer des rangées, sinon un affichage simple."""
     screen = Screen(has_name)
-    if screen.in_window or screen.in_pipe or screen.prompt_stream is sys.stderr:
+    is_simple = screen.in_window or screen.in_pipe or screen.prompt_stream is sys.stderr
+    # Sans tampon (python3 -u), readline écrit par caractère : une rangée y couperait un code.
+    if is_simple or sys.stdout.write_through or os.name == "nt":
         return screen
-    # Sans tampon (python3 -u), readline écrit caractère par caractère, et une rangée insérée
-    # entre deux couperait un code du terminal. La console de Windows a ses propres codes.
-    has_codes = os.environ.get("TERM", "dumb") != "dumb" and os.name != "nt"
-    return Terminal(has_name) if has_codes and not sys.stdout.write_through else screen
+    return screen if os.environ.get("TERM", "dumb") == "dumb" else Terminal(has_name)
 
 
 # --- La connexion ----------------------------------------------------------------
@@ -262,7 +253,7 @@ class Connection:
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
         self.sock: socket.socket | None = None  # le principal y envoie, le receveur y reçoit
-        self.reply = ""  # du receveur : la réponse au nom ; le principal l'efface avant d'en donner un
+        self.reply = ""  # du receveur : sa réponse au nom ; du principal : "" avant d'en donner un
         self.is_over = False  # du receveur : le flux est fini
         self.said_goodbye = False  # du receveur : la dernière ligne est l'au revoir
         self.is_loss_said = False  # du receveur : la perte est déjà affichée
@@ -291,21 +282,16 @@ class Connection:
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def handle_signal(self, number: int, _: object) -> None:
-        """Fait d'un signal une exception dans le thread principal, une seule fois.
-
-        SIGUSR1 vient du receveur ; Ctrl+C et kill veulent dire quitter, un second finir aussitôt.
-        """
-        if number == getattr(signal, "SIGCONT", None):
-            if self.screen.prompt:
-                raise Resumed(readline.get_line_buffer())
-            return
+        """Fait d'un signal une exception ; un second Ctrl+C coupe la connexion."""
+        if number == getattr(signal, "SIGCONT", None) and self.screen.prompt:
+            raise Resumed(readline.get_line_buffer())
         is_asked = number in (signal.SIGINT, signal.SIGTERM)
         self.is_interrupted |= is_asked
-        if not self.is_leaving:
+        if is_asked and self.is_leaving:
+            self.shut()
+        elif is_asked or (number == getattr(signal, "SIGUSR1", None) and not self.is_leaving):
             self.is_leaving = True
             raise KeyboardInterrupt if is_asked else ServerLost
-        if is_asked:
-            self.shut()
 
 
 def connect(host: str, port: int, in_pipe: bool) -> socket.socket:
@@ -370,11 +356,7 @@ def readable(line: bytes) -> str:
 
 
 def interrupt_keyboard(connection: Connection) -> None:
-    """Fait sortir le thread principal d'input(), s'il y est. Receveur seul.
-
-    Fermer stdin ou lever une exception ici ne réveille pas input() : seul un signal le fait, et
-    un seul peut se perdre entre deux lectures ; on le répète.
-    """
+    """Fait sortir le thread principal d'input() par un signal, répété car un seul peut se perdre."""
     while not connection.wait(lambda: connection.is_leaving, WAIT_SECONDS):
         if not connection.screen.in_window and hasattr(signal, "pthread_kill"):
             # SIGUSR1 et non SIGINT, que libedit renverrait à tout le groupe de processus.
@@ -431,11 +413,11 @@ def asks_to_leave(text: str) -> bool:
     return protocol.parse(text)[0] == "quit"
 
 
-def choose_name(name: str | None, screen: Screen) -> str:
-    """Renvoie `name` ou, s'il manque ou n'a que des blancs, celui que l'on tape."""
-    while name is None or protocol.is_blank(name):
+def choose_name(name: str, screen: Screen) -> str:
+    """Renvoie `name` ou, s'il n'a que des blancs, celui que l'on tape ; "" pour quitter."""
+    while protocol.is_blank(name):
         name = screen.ask(NAME_PROMPT)
-    return name
+    return "" if asks_to_leave(name) else name
 
 
 # --- De l'arrivée au départ --------------------------------------------------------
@@ -455,8 +437,7 @@ def join(connection: Connection, name: str) -> bool:
         is_closed = connection.wait(lambda: connection.is_over, REFUSAL_SECONDS)
         if is_closed or connection.screen.in_pipe:
             return False
-        name = choose_name(None, connection.screen)
-        if asks_to_leave(name):
+        if not (name := choose_name("", connection.screen)):
             raise EOFError
 
 
@@ -475,9 +456,7 @@ def type_lines(connection: Connection) -> None:
 def chat(connection: Connection, name: str) -> str:
     """Tient la conversation, du nom à l'au revoir ; renvoie comment elle a fini (ENDINGS)."""
     screen = connection.screen
-    receiver = threading.Thread(
-        target=receive_lines, args=(connection,), name="receveur", daemon=True
-    )
+    receiver = threading.Thread(target=receive_lines, args=[connection], daemon=True)
     ending = "left"
     try:
         receiver.start()
@@ -495,15 +474,13 @@ def chat(connection: Connection, name: str) -> str:
         ending = leave(connection)
     connection.shut()
     receiver.join(GOODBYE_SECONDS)
+    screen.is_lost |= receiver.is_alive()  # bloqué dans une écriture (Ctrl+S)
     return "unwritten" if ending == "left" and screen.has_failed else ending
 
 
 def leave(connection: Connection) -> str:
-    """Quitte le chat : envoie la commande, puis attend l'au revoir ; renvoie la fin (ENDINGS).
-
-    Une personne attend GOODBYE_SECONDS au plus, et partir lui réussit toujours. Dans un tube, seul
-    l'au revoir prouve que le serveur a tout reçu : on l'attend tant que le serveur vit.
-    """
+    """Envoie la commande pour quitter, attend l'au revoir ; renvoie comment cela a fini."""
+    # Dans un tube, seul l'au revoir prouve que le serveur a tout reçu : on l'attend sans limite.
     in_pipe = connection.screen.in_pipe
     patience = None if in_pipe and not connection.is_interrupted else GOODBYE_SECONDS
     with contextlib.suppress(OSError, ServerLost):  # le serveur est parti le premier
@@ -527,8 +504,7 @@ def run(connection: Connection, options) -> str:
     """Demande un nom, se connecte et tient la conversation ; renvoie comment elle a fini."""
     screen = connection.screen
     try:
-        name = choose_name(options.nom, screen)
-        if asks_to_leave(name):
+        if not (name := choose_name(options.nom or "", screen)):
             return "left"
         connection.sock = connect(options.hote, options.port, screen.in_pipe)
     except EOFError:
@@ -546,10 +522,10 @@ def catch_signals(connection: Connection) -> dict:
     """Confie les signaux à la connexion, sauf dans une fenêtre ; renvoie les anciens réglages."""
     if connection.screen.in_window:
         return {}
-    names = ["SIGINT", "SIGTERM", "SIGUSR1"]  # Windows n'a pas le dernier
-    if isinstance(connection.screen, Terminal) and readline:
-        names.append("SIGCONT")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    names = {"SIGINT", "SIGTERM", "SIGUSR1", "SIGCONT"} & set(dir(signal))  # Windows en a deux
+    if readline is None or not isinstance(connection.screen, Terminal):
+        names.discard("SIGCONT")
+    numbers = [getattr(signal, name) for name in names]
     return {number: signal.signal(number, connection.handle_signal) for number in numbers}
 
 

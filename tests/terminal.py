@@ -108,7 +108,7 @@ class Screen:
                 raise AssertionError(f"code inconnu : {numbers}{code or short}")
 
     def shown(self) -> list[str]:
-        """Rend les rangées non vides, sans les blancs de la fin."""
+        """Renvoie les rangées non vides, sans les blancs de la fin."""
         rows = ["".join(row).rstrip() for row in self.rows]
         return [row for row in rows if row]
 
@@ -145,7 +145,7 @@ class Session:
         return self.read.decode(errors="replace")
 
     def rows(self) -> list[str]:
-        """Rend l'écran, rangée par rangée."""
+        """Renvoie l'écran, rangée par rangée."""
         return self.screen().shown()
 
     def screen(self) -> Screen:
@@ -171,7 +171,7 @@ class Session:
             self.read_more()
 
     def complete_rows(self) -> list[str]:
-        """Rend l'écran, ou rien si le dernier code n'est pas encore arrivé en entier."""
+        """Renvoie l'écran, ou rien si le dernier code n'est pas encore arrivé en entier."""
         try:
             return self.rows()
         except AssertionError:
@@ -196,7 +196,7 @@ class Session:
         raise AssertionError(self.seen)
 
     def end(self) -> int:
-        """Attend la fin ; rend le code de sortie, le terminal étant comme avant."""
+        """Attend la fin ; renvoie le code de sortie, le terminal étant comme avant."""
         try:
             while self.process.poll() is None:  # qui ne lirait pas l'écran le bloquerait
                 if select.select([self.master], [], [], 0.01)[0]:

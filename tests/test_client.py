@@ -62,7 +62,7 @@ def start_client(*options, **more) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
-    """Rend le code de sortie et ce qui restait sur stderr ; ferme les tubes."""
+    """Renvoie le code de sortie et ce qui restait sur stderr ; ferme les tubes."""
     code = process.wait(PATIENCE)
     errors = process.stderr.read().decode()
     for pipe in (process.stdin, process.stdout, process.stderr):
@@ -537,7 +537,7 @@ def test_un_octet_qui_n_est_pas_de_l_utf8_ne_fait_pas_tomber_le_client(start_ser
 
 @pytest.fixture
 def conversation(fake_server, terminal):
-    """Rend une fonction qui lance Alice, admise ; elle rend son terminal et le serveur."""
+    """Renvoie une fonction qui lance Alice, admise ; elle renvoie son terminal et le serveur."""
     peers = []
 
     def start(**more):
@@ -842,11 +842,14 @@ def test_apres_ctrl_z_et_fg_l_invite_et_le_texte_reviennent(conversation):
     for times in (1, 2):
         alice.type("abc")
         alice.wait_for_rows(f"{PROMPT}{'abc' * times}")
-        alice.process.send_signal(signal.SIGSTOP)
-        while Path(f"/proc/{alice.process.pid}/stat").read_text().split()[2] != "T":
-            pass
         alice.read += b"\r\nfg\r\n"  # ce que le shell écrirait
-        alice.process.send_signal(signal.SIGCONT)
+        for _ in range(PATIENCE):  # un signal reçu juste avant l'attente ne se voit qu'au suivant
+            alice.process.send_signal(signal.SIGSTOP)
+            while Path(f"/proc/{alice.process.pid}/stat").read_text().split()[2] != "T":
+                pass
+            alice.process.send_signal(signal.SIGCONT)
+            if select.select([alice.master], [], [], 1)[0]:
+                break
         alice.wait_for_rows("fg", f"{PROMPT}{'abc' * times}")
     alice.type("d\r")
     assert server.line() == "abcabcd"

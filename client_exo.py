@@ -426,7 +426,6 @@ def choose_name(name: str, screen: Screen) -> str:
 def join(connection: Connection, name: str) -> bool:
     """Donne un nom, un autre s'il est refusé ; renvoie False s'il faut renoncer."""
     while True:
-        connection.reply = ""
         connection.send(protocol.clean(name))
         connection.wait(lambda: connection.reply or connection.is_over)
         if not connection.reply:
@@ -437,6 +436,7 @@ def join(connection: Connection, name: str) -> bool:
         is_closed = connection.wait(lambda: connection.is_over, REFUSAL_SECONDS)
         if is_closed or connection.screen.in_pipe:
             return False
+        connection.reply = ""  # un serveur complet répond sans attendre le nom : jamais plus tôt
         if not (name := choose_name("", connection.screen)):
             raise EOFError
 

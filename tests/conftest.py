@@ -82,7 +82,8 @@ class Peer:
 
 def server_command(patch: str = "") -> list[str]:
     """Renvoie ce qui lance le serveur, après que `patch` a changé son module `s`."""
-    quick = "s.ACCEPT_SECONDS = 0.05"  # chaque arrêt attend accept : les tests en font cent
+    # Chaque arrêt attend accept, et les clients que le test ne ferme pas : il y en a cent.
+    quick = "s.ACCEPT_SECONDS = 0.05; s.LAST_SECONDS = 0.2"
     program = f"import sys, serveur_exo as s\n{quick}\n{patch}\nsys.exit(s.main())"
     return [sys.executable, "-W", "error", "-c", program]
 

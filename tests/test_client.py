@@ -351,6 +351,26 @@ def test_un_serveur_qui_ferme_avant_l_accueil_est_une_perte(fake_server):
     assert finish(robot) == (1, f"{LOST}\n")
 
 
+def test_une_reponse_venue_avant_le_nom_n_est_pas_perdue(fake_server):
+    """Un serveur complet répond et ferme dès la connexion ; ici, le client tarde à donner son nom."""
+    program = (
+        "import sys, time, client_exo as c\n"
+        "join = c.join\n"
+        "c.join = lambda *rest: (time.sleep(1), join(*rest))[1]\n"
+        "sys.exit(c.main())"
+    )
+    robot = subprocess.Popen(
+        [sys.executable, "-c", program, "--port", fake_server.port, "--nom", "Alice"], cwd=ROOT,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    peer = fake_server.accept()
+    peer.send("* Bienvenue, Alice !\n")
+    assert [peer.line(), peer.line(), peer.line()] == ["Alice", "", "exit"]
+    peer.send("* Au revoir, Alice.\n")
+    peer.close()
+    assert finish(robot) == (0, "")
+
+
 def test_un_accueil_en_deux_morceaux_avec_la_suite_se_lit_bien(fake_server):
     robot = start_client("--port", fake_server.port, "--nom", "Alice")
     peer = fake_server.accept()

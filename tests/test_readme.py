@@ -43,7 +43,7 @@ COMMANDS = {
     "kill -9": "test_un_client_tue_quitte_le_chat",
     "yes | python3 client_exo.py --nom Bavard > recu.txt": "test_un_client_bavard_ne_couvre_pas_les_autres_et_se_tait_a_ctrl_c",
     "strace -f -e trace=network -p PID": "un outil que toutes les machines n'ont pas",
-    "ss -tn": "un outil que toutes les machines n'ont pas",
+    "ss -tan": "un outil que toutes les machines n'ont pas",
     "tcpdump -A -i lo port 12345": "un outil que toutes les machines n'ont pas",
     "python3 tests/serveur_naif.py 12345": "test_le_serveur_naif_se_lance_comme_le_notre",
     "python3 -m venv .venv && . .venv/bin/activate": "le système ne le permet pas toujours",

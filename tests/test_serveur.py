@@ -879,6 +879,7 @@ def test_aucune_ligne_ne_manque_au_journal_meme_si_personne_ne_lit_la_console(
     bob = server.connect("Bob")
     bob.send("".join(f"{number} {'x' * 3990}\n" for number in range(3000)) + "exit\n")
     assert [bob.line(), bob.line()] == ["* Au revoir, Bob.", ""]
+    assert server.stop() == 0  # la tournée de l'au revoir est finie, donc écrite
     logged = log.read_text(encoding="utf-8").splitlines()
     assert [int(line.split()[3]) for line in logged[1:-1]] == list(range(3000))
 

@@ -14,7 +14,6 @@ Une seule tournée a lieu à la fois, et elle seule touche au salon et aux envoi
 reçoivent donc les lignes dans le même ordre.
 """
 
-import argparse
 import collections
 import contextlib
 import datetime
@@ -405,6 +404,7 @@ class Broadcaster:
         while self.clients and not self.has_failed and time.monotonic() < deadline:
             self.try_round()
             time.sleep(TICK_SECONDS)
+        self.round_lock.acquire(timeout=OUTPUT_SECONDS)  # et gardé : il n'y a plus de tournée
         if self.log:
             self.log.file.close()
         if not self.has_failed:

@@ -14,7 +14,6 @@ from pathlib import Path
 import client_exo
 import pytest
 from conftest import PATIENCE, ROOT, Peer
-from terminal import Session
 
 LOST = "Connexion au serveur perdue."
 PARTED = "Vous avez quitté le chat."

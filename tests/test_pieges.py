@@ -17,7 +17,6 @@ import threading
 from pathlib import Path
 
 import pytest
-import serveur_exo
 from conftest import PATIENCE, Peer
 from terminal import Session
 

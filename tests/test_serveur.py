@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import resource
-import select
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import serveur_exo
-from conftest import PATIENCE, ROOT, Peer, Server, resident_kilobytes, server_command
+from conftest import PATIENCE, ROOT, Peer, Server, resident_kilobytes
 from serveur_exo import Client, Room
 
 FULL = "! Le serveur est complet, réessayez plus tard."

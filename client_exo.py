@@ -7,10 +7,14 @@
 Il faut deux threads : `input` et `recv` bloquent, et on ne sait pas lequel recevra le premier.
 """
 
+import codecs
 import contextlib
 import errno
+import math
 import os
+import re
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -19,7 +23,6 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable
-from typing import TextIO
 
 import chat_protocol as protocol
 from chat_protocol import Refused
@@ -40,37 +43,32 @@ WAIT_SECONDS = 0.2  # s par attente : sous Windows, Ctrl+C n'est vu qu'entre deu
 REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
 RECENT_SECONDS = 0.3  # s pendant lesquelles une ligne reçue a pu suivre la touche Entrée
 
-# Une machine disparue se voit en 120 s de silence (60 s, puis 4 sondes toutes les 15 s), ou
-# 30 000 ms après une ligne dont le serveur n'accuse pas réception.
+# Une machine disparue se voit en 120 s de silence : 60 s, puis 4 sondes toutes les 15 s.
 TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-TCP_OPTIONS["TCP_USER_TIMEOUT"] = 30_000
+UNTAKEN_MILLISECONDS = 30_000  # ms sans accusé de réception d'une ligne envoyée
 
 NAME_PROMPT = "Entrez votre nom : "
 PROMPT = "Votre message : "
+LOST = "Connexion au serveur perdue."
 LEAVE_LINES = f"\n{protocol.QUIT_WORD}"  # le premier \n termine une ligne restée incomplète
 
 ENDINGS = {  # comment la conversation a fini : (ce que le client dit, son code de sortie)
     "left": ("Vous avez quitté le chat.", 0),
-    "lost": ("Connexion au serveur perdue.", 1),
+    "lost": (LOST, 1),
     "interrupted": ("Interrompu : une partie de l'envoi est peut-être perdue.", 1),
     "nameless": ("Aucun nom donné.", 1),
-    "refused": ("", 1),  # le serveur a dit pourquoi
-    "unwritten": ("", 1),  # la sortie est perdue, et c'est déjà dit
+    "refused": ("", 1),  # la raison est déjà affichée
 }
 
 
 class Resumed(Exception):
-    """Le programme reprend après Ctrl+Z : levée au milieu d'input()."""
-
-
-class ServerLost(Exception):
-    """Le serveur n'est plus là : levée au milieu d'input()."""
+    """Le programme reprend après Ctrl+Z : levée au milieu d'input() ; str() est le texte tapé."""
 
 
 # --- L'écran -------------------------------------------------------------------
 
 
-def write(text: str, stream: TextIO) -> None:
+def write(text: str, stream) -> None:
     print(text, end="", file=stream, flush=True)
 
 
@@ -82,6 +80,7 @@ class Screen:
         at_keyboard = not self.in_window and sys.stdin.isatty()
         self.in_pipe = not self.in_window and not at_keyboard
         self.has_prompts = not (self.in_pipe and has_name)
+        self.edits_lines = readline is not None and at_keyboard
         # Quand la sortie va ailleurs (| tee), l'invite reste sur le terminal.
         self.prompt_stream = sys.stderr if at_keyboard and not sys.stdout.isatty() else sys.stdout
         # Il faut tenir ce verrou pour écrire et pour toucher aux champs suivants.
@@ -94,10 +93,9 @@ class Screen:
     def show(self, line: str) -> None:
         """Affiche une ligne (str sans fin de ligne) ; sans effet si la sortie est perdue."""
         with self.lock:
-            if self.is_lost:
-                return
             try:
-                self.draw(line)
+                if not self.is_lost:
+                    self.draw(line)
             except (OSError, ValueError) as error:
                 self.is_lost = True
                 # EINVAL : ce que dit Windows d'un tube que personne ne lit plus.
@@ -114,33 +112,37 @@ class Screen:
             self.is_row_open = True
 
     def end_row(self) -> None:
-        if self.is_row_open:
+        if self.is_row_open and not self.is_lost:
             write("\n", self.prompt_stream)
             self.is_row_open = False
 
     def complain(self, sentence: object) -> None:
         """Écrit une phrase sur stderr, sur une rangée à elle ; sans effet si c'est impossible."""
         with self.lock, contextlib.suppress(OSError, ValueError):
-            if not self.is_lost:
-                self.end_row()
+            self.end_row()
             write(f"{sentence}\n", sys.stderr)
 
-    def ask(self, prompt: str) -> str:
-        """Montre l'invite et renvoie la ligne tapée, sans sa fin. Thread principal seul."""
-        with self.lock:
-            self.prompt = prompt if self.has_prompts and not self.is_lost else ""
-            self.is_row_open = bool(self.prompt)
+    def ask(self, prompt: str, typed: str = "") -> str:
+        """Montre l'invite et `typed` ; renvoie la ligne tapée, sans sa fin. Thread principal."""
+        if self.edits_lines:
+            readline.set_startup_hook(lambda: readline.insert_text(typed))
         try:
+            with self.lock:
+                self.prompt = prompt if self.has_prompts and not self.is_lost else ""
+                self.is_row_open = bool(self.prompt)
             text = self.read_line()
-            self.is_row_open &= self.in_pipe  # ailleurs, la touche Entrée a fini la rangée
+            with self.lock:
+                self.is_row_open &= self.in_pipe  # ailleurs, la touche Entrée a fini la rangée
+            return text.removeprefix("\ufeff")  # la marque que certains éditeurs ajoutent
+        except Resumed as reason:
+            return self.ask(prompt, str(reason))
         finally:
             with self.lock:
                 self.prompt = ""
-        return text.removeprefix("\ufeff")  # la marque que certains éditeurs ajoutent
 
     def read_line(self) -> str:
         if self.prompt_stream is sys.stdout:
-            return input(self.prompt) if self.prompt else input()
+            return input(self.prompt)
         write(self.prompt, self.prompt_stream)
         return input()
 
@@ -158,22 +160,14 @@ class Terminal(Screen):
     def draw(self, line: str) -> None:
         if not self.prompt:
             return super().draw(line)
-        rows = wrap(line, screen_width())
+        rows = wrap(line, shutil.get_terminal_size().columns)
         write("".join(self.INSERT.format(row) for row in rows), sys.stdout)
         self.shown_at = time.monotonic()
 
     def read_line(self) -> str:
-        try:
-            text = input(self.prompt)
-        except Resumed as reason:  # l'invite et le texte sont à afficher de nouveau
-            typed = str(reason)
-            readline.set_startup_hook(lambda: readline.insert_text(typed))
-            return self.read_line()
-        if readline is None:
-            return text
-        readline.set_startup_hook(None)
+        text = super().read_line()
         # readline ne garde qu'une rangée : d'une ligne plus longue, seule la fin est affichée.
-        if sum(map(cells, self.prompt + text)) >= screen_width():
+        if self.edits_lines and cells(self.prompt + text) >= shutil.get_terminal_size().columns:
             with self.lock:
                 # Une ligne reçue depuis Entrée serait juste au-dessus : on ne l'efface pas.
                 is_recent = time.monotonic() - self.shown_at < RECENT_SECONDS
@@ -182,66 +176,48 @@ class Terminal(Screen):
         return text
 
 
-def screen_width() -> int:
-    return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+def choose_screen(has_name: bool) -> Screen:
+    """Renvoie un Terminal là où l'on peut y insérer des rangées, sinon un affichage simple."""
+    screen = Screen(has_name)
+    is_simple = (
+        screen.in_window or screen.in_pipe or screen.prompt_stream is sys.stderr
+        # Sans tampon (python3 -u), readline écrit par caractère : une rangée y couperait un code.
+        or sys.stdout.write_through or os.name == "nt" or os.environ.get("TERM", "dumb") == "dumb"
+    )  # fmt: skip
+    return screen if is_simple else Terminal(has_name)
 
 
-def cells(char: str) -> int:
-    """Renvoie le nombre de cases qu'un caractère occupe à l'écran : 0, 1 ou 2."""
-    if unicodedata.category(char)[0] == "M" or char == "\u200d":
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+def cells(text: str) -> int:
+    """Renvoie le nombre de cases que `text` occupe à l'écran : 0, 1 ou 2 par caractère."""
+    seen = [char for char in text if unicodedata.category(char)[0] != "M" and char != "\u200d"]
+    return len(seen) + sum(unicodedata.east_asian_width(char) in "WF" for char in seen)
 
 
-def clusters(text: str) -> list[str]:
-    """Renvoie les caractères de `text`, ceux qui vont ensemble (accents, drapeaux) groupés."""
-    groups = [""]
-    for char in text:
-        group = groups[-1]
-        is_flag = len(group) == 1 and all("\U0001f1e6" <= c <= "\U0001f1ff" for c in group + char)
-        is_color = "\U0001f3fb" <= char <= "\U0001f3ff"
-        if not group or cells(char) == 0 or group[-1] == "\u200d" or is_flag or is_color:
-            groups[-1] += char
-        else:
-            groups.append(char)
-    return groups
+# Un drapeau (deux lettres) ; ou un caractère, sa couleur de peau et ceux qu'un joint lui attache.
+_EMOJI = re.compile("[\U0001f1e6-\U0001f1ff]{2}|.(?:[\ufe0f\U0001f3fb-\U0001f3ff]|\u200d.)*")
 
 
 def wrap(line: str, width: int) -> list[str]:
     """Coupe `line` en rangées d'écran, à un blanc s'il y en a un près du bout de la rangée."""
     rows, used = [""], 0
-    for group in clusters(line.expandtabs()):
-        size = sum(map(cells, group))
-        if rows[-1] and used + size >= width:
-            tail = rows[-1].rpartition(" ")[2]
-            if len(tail) > width // 3 or tail == rows[-1]:
-                tail = ""
-            rows[-1:] = [rows[-1].removesuffix(tail), tail]
-            used = sum(map(cells, tail))
-        rows[-1] += group
-        used += size
+    for word in re.findall(" +|[^ ]+ *", line.expandtabs()):
+        is_near_end = width - used <= width // 3
+        for piece in [word] if is_near_end and cells(word) < width else _EMOJI.findall(word):
+            size = cells(piece)  # 0 pour un accent : il reste avec la lettre qui le précède
+            if rows[-1] and used + size >= width:
+                rows.append("")
+                used = 0
+            rows[-1] += piece
+            used += size
     return rows
 
 
 def set_up_streams() -> None:
     """Remplace un flux fermé par /dev/null ; aucun caractère ne doit arrêter le client."""
-    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
-    protocol.set_up_stream(sys.stdout)
-    protocol.set_up_stream(sys.stderr)
-    if not protocol.is_window(sys.stdin):
-        sys.stdin.reconfigure(errors="surrogateescape")  # encode_line en fera un « ? »
-
-
-def choose_screen(has_name: bool) -> Screen:
-    """Renvoie un Terminal là où l'on peut y insérer des rangées, sinon un affichage simple."""
-    screen = Screen(has_name)
-    is_simple = screen.in_window or screen.in_pipe or screen.prompt_stream is sys.stderr
-    # Sans tampon (python3 -u), readline écrit par caractère : une rangée y couperait un code.
-    if is_simple or sys.stdout.write_through or os.name == "nt":
-        return screen
-    return screen if os.environ.get("TERM", "dumb") == "dumb" else Terminal(has_name)
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        stream = getattr(sys, name) or open(os.devnull, mode, encoding="utf-8")
+        protocol.set_up_stream(stream)
+        setattr(sys, name, stream)
 
 
 # --- La connexion ----------------------------------------------------------------
@@ -260,19 +236,19 @@ class Connection:
         self.is_interrupted = False  # du principal : par Ctrl+C ou kill
         self.is_leaving = False  # du principal : il n'attend plus rien du clavier
 
-    def send(self, text: str) -> None:
-        """Envoie une ligne (str sans fin de ligne) ; ServerLost ou OSError si c'est impossible."""
-        data = protocol.encode_line(text)
+    def send(self, text: str, seconds: float = math.inf) -> None:
+        """Envoie une ligne (str sans fin de ligne) ; lève OSError si elle ne part pas."""
+        data, deadline = protocol.encode_line(text), time.monotonic() + seconds
         while data:
-            if self.is_over:
-                raise ServerLost
+            if self.is_over or time.monotonic() > deadline:
+                raise ConnectionError
             if select.select([], [self.sock], [], WAIT_SECONDS)[1]:
                 data = data[self.sock.send(data) :]
 
-    def wait(self, condition: Callable, seconds: float | None = None) -> bool:
-        """Attend une condition, `seconds` au plus (None : sans limite) ; dit si elle est vraie."""
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while not condition() and (deadline is None or time.monotonic() < deadline):
+    def wait(self, condition: Callable, seconds: float = math.inf) -> bool:
+        """Attend une condition, `seconds` au plus ; dit si elle est vraie."""
+        deadline = time.monotonic() + seconds
+        while not condition() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         return bool(condition())
 
@@ -283,15 +259,18 @@ class Connection:
 
     def handle_signal(self, number: int, _: object) -> None:
         """Fait d'un signal une exception ; un second Ctrl+C coupe la connexion."""
-        if number == getattr(signal, "SIGCONT", None) and self.screen.prompt:
-            raise Resumed(readline.get_line_buffer())
-        is_asked = number in (signal.SIGINT, signal.SIGTERM)
+        name = signal.Signals(number).name
+        if name == "SIGCONT":
+            if self.screen.prompt:
+                raise Resumed(readline.get_line_buffer())
+            return
+        is_asked = name != "SIGUSR1"  # celui-là vient du receveur : le serveur est perdu
         self.is_interrupted |= is_asked
-        if is_asked and self.is_leaving:
-            self.shut()
-        elif is_asked or (number == getattr(signal, "SIGUSR1", None) and not self.is_leaving):
+        if not self.is_leaving:
             self.is_leaving = True
-            raise KeyboardInterrupt if is_asked else ServerLost
+            raise KeyboardInterrupt if is_asked else ConnectionError
+        if is_asked:
+            self.shut()
 
 
 def connect(host: str, port: int, in_pipe: bool) -> socket.socket:
@@ -300,9 +279,6 @@ def connect(host: str, port: int, in_pipe: bool) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         sock = socket.create_connection((host, port), CONNECT_SECONDS / len(found))
-        if sock.getsockname() == sock.getpeername():  # sans serveur, TCP peut nous relier à nous
-            sock.close()
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "")
     except (socket.gaierror, UnicodeError):
         reason = "adresse inconnue"
     except OSError as error:
@@ -312,10 +288,11 @@ def connect(host: str, port: int, in_pipe: bool) -> socket.socket:
     else:
         sock.settimeout(None)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name in TCP_OPTIONS.keys() & dir(socket):  # tous les systèmes ne les ont pas toutes
-            # Dans un tube, le serveur peut laisser attendre longtemps : il limite le débit.
-            if name != "TCP_USER_TIMEOUT" or not in_pipe:
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), TCP_OPTIONS[name])
+        # Dans un tube, le serveur peut laisser attendre longtemps : il limite le débit.
+        limit = {} if in_pipe else {"TCP_USER_TIMEOUT": UNTAKEN_MILLISECONDS}
+        for name, value in (TCP_OPTIONS | limit).items():
+            if hasattr(socket, name):  # tous les systèmes ne les ont pas toutes
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         return sock
     raise Refused(f"Connexion impossible à {protocol.host_and_port(host, port)} : {reason}. {hint}")
 
@@ -347,12 +324,10 @@ def receive_lines(connection: Connection) -> None:
 
 def readable(line: bytes) -> str:
     """Renvoie le texte d'une ligne du serveur, coupée à 256 Kio, sans danger pour l'écran."""
-    end, cut = len(line), ""
-    if end > MAX_SERVER_LINE_BYTES:
-        end, cut = MAX_SERVER_LINE_BYTES, "…"
-        while line[end] & 0xC0 == 0x80 and end > MAX_SERVER_LINE_BYTES - 4:
-            end -= 1  # au milieu d'un caractère
-    return protocol.clean(line[:end].decode("utf-8", errors="replace")) + cut
+    cut = len(line) > MAX_SERVER_LINE_BYTES
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # retient un caractère coupé
+    text = decoder.decode(line[:MAX_SERVER_LINE_BYTES], final=not cut)
+    return protocol.clean(text) + ("…" if cut else "")
 
 
 def interrupt_keyboard(connection: Connection) -> None:
@@ -362,12 +337,11 @@ def interrupt_keyboard(connection: Connection) -> None:
             # SIGUSR1 et non SIGINT, que libedit renverrait à tout le groupe de processus.
             signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
             continue
-        sentence, code = ENDINGS["lost"]
+        in_session = protocol.session_goes_on()
         connection.screen.is_row_open = True
-        if not protocol.session_goes_on():  # Windows : rien ne réveille input()
-            connection.screen.complain(sentence)
-            os._exit(code)
-        connection.screen.complain(f"{sentence} Appuyez sur Entrée.")
+        connection.screen.complain(LOST + (" Appuyez sur Entrée." if in_session else ""))
+        if not in_session:
+            os._exit(1)  # Windows : rien n'y réveille input()
         connection.is_loss_said = True
         return
 
@@ -375,28 +349,28 @@ def interrupt_keyboard(connection: Connection) -> None:
 # --- Le clavier --------------------------------------------------------------------
 
 
-def set_up_readline() -> Callable[[], None]:
-    """Règle readline pour le chat ; renvoie une fonction qui remet ses réglages."""
-    completer, delims = readline.get_completer(), readline.get_completer_delims()
-    length = readline.get_current_history_length()
-    is_libedit = "libedit" in (readline.__doc__ or "")  # macOS a le plus souvent celui-là
+def set_up_readline(settings: contextlib.ExitStack) -> None:
+    """Règle readline pour le chat ; `settings` remettra à la fin les réglages d'avant."""
+    settings.callback(readline.set_startup_hook, None)
+    settings.callback(readline.set_completer, readline.get_completer())
+    settings.callback(readline.set_completer_delims, readline.get_completer_delims())
+    settings.callback(readline.set_auto_history, True)
+    settings.callback(forget_lines, readline.get_current_history_length())
     readline.set_auto_history(False)  # le nom n'est pas un message que Flèche-haut proposerait
     readline.set_completer_delims(" \t")
     readline.set_completer(complete)
-    readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
-    if not is_libedit:
+    if "libedit" in (readline.__doc__ or ""):  # macOS a le plus souvent celui-là
+        readline.parse_and_bind("bind ^I rl_complete")
+    else:
+        readline.parse_and_bind("tab: complete")
         readline.parse_and_bind("set horizontal-scroll-mode on")  # la ligne reste sur une rangée
+        settings.callback(readline.parse_and_bind, "set horizontal-scroll-mode off")
 
-    def restore() -> None:
-        while readline.get_current_history_length() > length:
-            readline.remove_history_item(length)
-        readline.set_auto_history(True)
-        readline.set_completer(completer)
-        readline.set_completer_delims(delims)
-        if not is_libedit:
-            readline.parse_and_bind("set horizontal-scroll-mode off")
 
-    return restore
+def forget_lines(length: int) -> None:
+    """Ne garde dans l'historique de readline que ses `length` premières lignes."""
+    while readline.get_current_history_length() > length:
+        readline.remove_history_item(length)
 
 
 def complete(start: str, number: int) -> str | None:
@@ -409,15 +383,11 @@ def complete(start: str, number: int) -> str | None:
     return found[number] + " " if number < len(found) else None
 
 
-def asks_to_leave(text: str) -> bool:
-    return protocol.parse(text)[0] == "quit"
-
-
 def choose_name(name: str, screen: Screen) -> str:
     """Renvoie `name` ou, s'il n'a que des blancs, celui que l'on tape ; "" pour quitter."""
     while protocol.is_blank(name):
         name = screen.ask(NAME_PROMPT)
-    return "" if asks_to_leave(name) else name
+    return "" if protocol.parse(name)[0] == "quit" else name
 
 
 # --- De l'arrivée au départ --------------------------------------------------------
@@ -429,7 +399,7 @@ def join(connection: Connection, name: str) -> bool:
         connection.send(protocol.clean(name))
         connection.wait(lambda: connection.reply or connection.is_over)
         if not connection.reply:
-            raise ServerLost
+            raise ConnectionError
         if not connection.reply.startswith(protocol.ERROR):
             return True
         # Un serveur complet, ou qui a refusé cinq noms, ferme aussitôt.
@@ -443,53 +413,26 @@ def join(connection: Connection, name: str) -> bool:
 
 def type_lines(connection: Connection) -> None:
     """Envoie ce qui est tapé jusqu'à une commande de départ ; EOFError à la fin de l'entrée."""
-    if readline:
+    if connection.screen.edits_lines:
         readline.set_auto_history(True)
     while True:
         # Un collage peut donner plusieurs lignes en une fois.
         for line in connection.screen.ask(PROMPT).replace("\r", "\n").split("\n"):
-            if asks_to_leave(line):
+            if protocol.parse(line)[0] == "quit":
                 return
             connection.send(line)
-
-
-def chat(connection: Connection, name: str) -> str:
-    """Tient la conversation, du nom à l'au revoir ; renvoie comment elle a fini (ENDINGS)."""
-    screen = connection.screen
-    receiver = threading.Thread(target=receive_lines, args=[connection], daemon=True)
-    ending = "left"
-    try:
-        receiver.start()
-        if join(connection, name):
-            type_lines(connection)
-        else:
-            ending = "refused"
-    except (EOFError, KeyboardInterrupt) as reason:
-        connection.is_interrupted |= isinstance(reason, KeyboardInterrupt)
-    except (ServerLost, OSError):
-        ending = "left" if screen.is_lost else "lost"
-    finally:
-        connection.is_leaving = True
-    if ending == "left":
-        ending = leave(connection)
-    connection.shut()
-    receiver.join(GOODBYE_SECONDS)
-    screen.is_lost |= receiver.is_alive()  # bloqué dans une écriture (Ctrl+S)
-    return "unwritten" if ending == "left" and screen.has_failed else ending
 
 
 def leave(connection: Connection) -> str:
     """Envoie la commande pour quitter, attend l'au revoir ; renvoie comment cela a fini."""
     # Dans un tube, seul l'au revoir prouve que le serveur a tout reçu : on l'attend sans limite.
     in_pipe = connection.screen.in_pipe
-    patience = None if in_pipe and not connection.is_interrupted else GOODBYE_SECONDS
-    with contextlib.suppress(OSError, ServerLost):  # le serveur est parti le premier
-        sock = connection.sock
-        connection.wait(lambda: connection.is_over or select.select([], [sock], [], 0)[1], patience)
-        if select.select([], [sock], [], 0)[1]:
-            connection.send(LEAVE_LINES)
-            sock.shutdown(socket.SHUT_WR)
-            connection.wait(lambda: connection.is_over, patience)
+    patience = math.inf if in_pipe and not connection.is_interrupted else GOODBYE_SECONDS
+    # Le serveur peut partir le premier ; une fenêtre, recevoir un second Ctrl+C.
+    with contextlib.suppress(OSError, KeyboardInterrupt):
+        connection.send(LEAVE_LINES, patience)
+        connection.sock.shutdown(socket.SHUT_WR)
+        connection.wait(lambda: connection.is_over, patience)
     if connection.said_goodbye or not in_pipe:
         return "left"
     if not connection.is_interrupted:
@@ -501,32 +444,48 @@ def leave(connection: Connection) -> str:
 
 
 def run(connection: Connection, options) -> str:
-    """Demande un nom, se connecte et tient la conversation ; renvoie comment elle a fini."""
-    screen = connection.screen
+    """Tient la conversation, du nom à l'au revoir ; renvoie comment elle a fini (ENDINGS)."""
+    screen, ending = connection.screen, "left"
     try:
-        if not (name := choose_name(options.nom or "", screen)):
-            return "left"
-        connection.sock = connect(options.hote, options.port, screen.in_pipe)
-    except EOFError:
-        return "nameless" if screen.in_pipe else "left"
-    except KeyboardInterrupt:
-        return "interrupted" if screen.in_pipe else "left"
+        if name := choose_name(options.nom or "", screen):
+            connection.sock = connect(options.hote, options.port, screen.in_pipe)
+            threading.Thread(target=receive_lines, args=[connection], daemon=True).start()
+            if join(connection, name):
+                type_lines(connection)
+            else:
+                ending = "refused"
     except Refused as reason:
         screen.complain(reason)
-        return "refused"
-    with connection.sock:
-        return chat(connection, name)
+        ending = "refused"
+    except EOFError:
+        ending = "nameless" if screen.in_pipe and not connection.sock else "left"
+    except KeyboardInterrupt:
+        pass
+    except OSError:
+        ending = "left" if screen.is_lost else "lost"
+    finally:
+        connection.is_leaving = True
+    if connection.sock:
+        if ending == "left":
+            ending = leave(connection)
+        connection.shut()
+        # Un receveur qui ne finit pas est bloqué dans une écriture (Ctrl+S).
+        screen.is_lost |= not connection.wait(lambda: connection.is_over, GOODBYE_SECONDS)
+        connection.sock.close()
+    return ending
 
 
-def catch_signals(connection: Connection) -> dict:
-    """Confie les signaux à la connexion, sauf dans une fenêtre ; renvoie les anciens réglages."""
+def catch_signals(connection: Connection, settings: contextlib.ExitStack) -> None:
+    """Confie les signaux à la connexion, sauf dans une fenêtre ; `settings` les rendra à la fin."""
     if connection.screen.in_window:
-        return {}
-    names = {"SIGINT", "SIGTERM", "SIGUSR1", "SIGCONT"} & set(dir(signal))  # Windows en a deux
-    if readline is None or not isinstance(connection.screen, Terminal):
-        names.discard("SIGCONT")
-    numbers = [getattr(signal, name) for name in names]
-    return {number: signal.signal(number, connection.handle_signal) for number in numbers}
+        return
+    names = ["SIGINT", "SIGTERM", "SIGUSR1"]
+    if connection.screen.edits_lines:
+        names.append("SIGCONT")
+    for number in [getattr(signal, name) for name in names if hasattr(signal, name)]:
+        before = signal.signal(number, connection.handle_signal)
+        after = before if protocol.session_goes_on() else signal.SIG_IGN
+        settings.callback(signal.signal, number, after)
 
 
 def main() -> int:
@@ -541,16 +500,13 @@ def main() -> int:
         return 2
     screen = choose_screen(options.nom is not None)
     connection = Connection(screen)
-    has_readline = readline and not screen.in_window and not screen.in_pipe
-    restore_readline = set_up_readline() if has_readline else lambda: None
-    signals = catch_signals(connection)
-    try:
+    with contextlib.ExitStack() as settings:  # ce qu'il faudra remettre en sortant de ce bloc
+        if screen.edits_lines:
+            set_up_readline(settings)
+        catch_signals(connection, settings)
         ending = run(connection, options)
-    finally:
-        restore_readline()
-        for number, handler in signals.items():  # à la session qui continue, s'il y en a une
-            signal.signal(number, handler if protocol.session_goes_on() else signal.SIG_IGN)
     sentence, code = ENDINGS[ending]
+    code = code or int(screen.has_failed)
     if screen.is_lost and not protocol.session_goes_on():
         os._exit(code)  # la fin normale de Python voudrait encore écrire
     if ending == "left" and screen.has_prompts:

@@ -546,7 +546,7 @@ def test_un_octet_qui_n_est_pas_de_l_utf8_ne_fait_pas_tomber_le_client(start_ser
     alice.wait_for(PROMPT)
     alice.type(b"ab\xffc\r")
     assert bob.line() == "* Alice a rejoint le chat."
-    assert bob.line() == "Alice : ab?c"
+    assert bob.line() == "Alice : ab\ufffdc"
     alice.type("exit\r")
     assert alice.end() == 0
 
@@ -802,7 +802,8 @@ def test_libedit_recoit_sa_propre_syntaxe(monkeypatch):
 
     monkeypatch.setattr(client_exo, "readline", Libedit())
     monkeypatch.setattr(client_exo.sys.stdin, "isatty", lambda: True, raising=False)
-    client_exo.set_up_readline()
+    with contextlib.ExitStack() as settings:
+        client_exo.set_up_readline(settings)
     assert asked == ["bind ^I rl_complete"]
 
 
@@ -896,7 +897,7 @@ def test_une_rangee_est_coupee_entre_deux_caracteres_ou_a_un_blanc(line, width, 
         (b"\x01" * 300_000, "\ufffd" * 262_144 + "…"),
         ("é".encode() * 200_000, "é" * 131_072 + "…"),
         (b"a" + "é".encode() * 200_000, "a" + "é" * 131_071 + "…"),
-        (b"\x80" * 300_000, "\ufffd" * 262_140 + "…"),
+        (b"\x80" * 300_000, "\ufffd" * 262_144 + "…"),
     ],
 )
 def test_une_ligne_trop_longue_du_serveur_est_coupee_et_non_videe(line, text):
@@ -1109,18 +1110,6 @@ def test_un_pare_feu_qui_ne_repond_pas_est_nomme(monkeypatch):
 
     monkeypatch.setattr(client_exo.socket, "create_connection", never_answer)
     with pytest.raises(client_exo.Refused, match="pas de réponse.* pare-feu"):
-        client_exo.connect("127.0.0.1", 12345, in_pipe=False)
-
-
-def test_un_socket_relie_a_lui_meme_n_est_pas_un_serveur(monkeypatch):
-    def connect_to_itself(address, timeout):
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        sock.connect(sock.getsockname())
-        return sock
-
-    monkeypatch.setattr(client_exo.socket, "create_connection", connect_to_itself)
-    with pytest.raises(client_exo.Refused, match="connexion refusée. Le serveur est-il lancé"):
         client_exo.connect("127.0.0.1", 12345, in_pipe=False)
 
 

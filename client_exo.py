@@ -14,7 +14,6 @@ import math
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -83,7 +82,7 @@ class Screen:
         self.edits_lines = readline is not None and at_keyboard
         # Quand la sortie va ailleurs (| tee), l'invite reste sur le terminal.
         self.prompt_stream = sys.stderr if at_keyboard and not sys.stdout.isatty() else sys.stdout
-        # Il faut tenir ce verrou pour écrire et pour toucher aux champs suivants.
+        # Il faut tenir ce verrou pour écrire et pour modifier les champs suivants.
         self.lock = threading.RLock()
         self.prompt = ""  # l'invite affichée, "" s'il n'y en a pas
         self.is_row_open = False  # le curseur est resté au bout d'une rangée
@@ -160,14 +159,14 @@ class Terminal(Screen):
     def draw(self, line: str) -> None:
         if not self.prompt:
             return super().draw(line)
-        rows = wrap(line, shutil.get_terminal_size().columns)
+        rows = wrap(line, screen_width())
         write("".join(self.INSERT.format(row) for row in rows), sys.stdout)
         self.shown_at = time.monotonic()
 
     def read_line(self) -> str:
         text = super().read_line()
         # readline ne garde qu'une rangée : d'une ligne plus longue, seule la fin est affichée.
-        if self.edits_lines and cells(self.prompt + text) >= shutil.get_terminal_size().columns:
+        if self.edits_lines and cells(self.prompt + text) >= screen_width():
             with self.lock:
                 # Une ligne reçue depuis Entrée serait juste au-dessus : on ne l'efface pas.
                 is_recent = time.monotonic() - self.shown_at < RECENT_SECONDS
@@ -187,6 +186,10 @@ def choose_screen(has_name: bool) -> Screen:
     return screen if is_simple else Terminal(has_name)
 
 
+def screen_width() -> int:
+    return os.get_terminal_size().columns or 80
+
+
 def cells(text: str) -> int:
     """Renvoie le nombre de cases que `text` occupe à l'écran : 0, 1 ou 2 par caractère."""
     seen = [char for char in text if unicodedata.category(char)[0] != "M" and char != "\u200d"]
@@ -194,7 +197,7 @@ def cells(text: str) -> int:
 
 
 # Un drapeau (deux lettres) ; ou un caractère, sa couleur de peau et ceux qu'un joint lui attache.
-_EMOJI = re.compile("[\U0001f1e6-\U0001f1ff]{2}|.(?:[\ufe0f\U0001f3fb-\U0001f3ff]|\u200d.)*")
+EMOJI = re.compile("[\U0001f1e6-\U0001f1ff]{2}|.(?:[\ufe0f\U0001f3fb-\U0001f3ff]|\u200d.)*")
 
 
 def wrap(line: str, width: int) -> list[str]:
@@ -202,7 +205,7 @@ def wrap(line: str, width: int) -> list[str]:
     rows, used = [""], 0
     for word in re.findall(" +|[^ ]+ *", line.expandtabs()):
         is_near_end = width - used <= width // 3
-        for piece in [word] if is_near_end and cells(word) < width else _EMOJI.findall(word):
+        for piece in [word] if is_near_end and cells(word) < width else EMOJI.findall(word):
             size = cells(piece)  # 0 pour un accent : il reste avec la lettre qui le précède
             if rows[-1] and used + size >= width:
                 rows.append("")
@@ -218,6 +221,8 @@ def set_up_streams() -> None:
         stream = getattr(sys, name) or open(os.devnull, mode, encoding="utf-8")
         protocol.set_up_stream(stream)
         setattr(sys, name, stream)
+    if not protocol.is_window(sys.stdin):
+        sys.stdin.reconfigure(errors="surrogateescape")  # encode_line en fera un « ? »
 
 
 # --- La connexion ----------------------------------------------------------------
@@ -279,6 +284,9 @@ def connect(host: str, port: int, in_pipe: bool) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         sock = socket.create_connection((host, port), CONNECT_SECONDS / len(found))
+        if sock.getsockname() == sock.getpeername():  # sans serveur, TCP peut nous relier à nous
+            sock.close()
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "")
     except (socket.gaierror, UnicodeError):
         reason = "adresse inconnue"
     except OSError as error:
@@ -338,7 +346,8 @@ def interrupt_keyboard(connection: Connection) -> None:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
             continue
         in_session = protocol.session_goes_on()
-        connection.screen.is_row_open = True
+        with connection.screen.lock:
+            connection.screen.is_row_open = True
         connection.screen.complain(LOST + (" Appuyez sur Entrée." if in_session else ""))
         if not in_session:
             os._exit(1)  # Windows : rien n'y réveille input()
@@ -457,10 +466,9 @@ def run(connection: Connection, options) -> str:
     except Refused as reason:
         screen.complain(reason)
         ending = "refused"
-    except EOFError:
-        ending = "nameless" if screen.in_pipe and not connection.sock else "left"
-    except KeyboardInterrupt:
-        pass
+    except (EOFError, KeyboardInterrupt) as reason:
+        if screen.in_pipe and not connection.sock:
+            ending = "nameless" if isinstance(reason, EOFError) else "interrupted"
     except OSError:
         ending = "left" if screen.is_lost else "lost"
     finally:
@@ -469,8 +477,7 @@ def run(connection: Connection, options) -> str:
         if ending == "left":
             ending = leave(connection)
         connection.shut()
-        # Un receveur qui ne finit pas est bloqué dans une écriture (Ctrl+S).
-        screen.is_lost |= not connection.wait(lambda: connection.is_over, GOODBYE_SECONDS)
+        connection.wait(lambda: connection.is_over, GOODBYE_SECONDS)
         connection.sock.close()
     return ending
 
@@ -507,7 +514,9 @@ def main() -> int:
         ending = run(connection, options)
     sentence, code = ENDINGS[ending]
     code = code or int(screen.has_failed)
-    if screen.is_lost and not protocol.session_goes_on():
+    # Un receveur qui n'a pas fini est bloqué dans une écriture (Ctrl+S).
+    is_stuck = connection.sock is not None and not connection.is_over
+    if (screen.is_lost or is_stuck) and not protocol.session_goes_on():
         os._exit(code)  # la fin normale de Python voudrait encore écrire
     if ending == "left" and screen.has_prompts:
         screen.show(sentence)

@@ -129,8 +129,8 @@ GUARDS = [
     ),
     (
         "close_ne_reveille_pas_le_thread_qui_recoit", "client_exo.py",
-        "        connection.shut()\n",
-        "",
+        "        connection.shut()\n        connection.wait(lambda: connection.is_over, GOODBYE_SECONDS)",
+        "        connection.wait(lambda: connection.is_over)",
     ),
 ]  # fmt: skip
 

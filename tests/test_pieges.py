@@ -594,7 +594,7 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(start_server, terminal):
     Face à un serveur qui ne ferme pas, le client naïf est encore là après « exit » : un programme
     ne finit qu'avec tous ses threads. Au serveur, le thread et la place d'un client déconnecté
     seraient perdus.
-    Protection : shutdown, dans chat pour le client et dans Broadcaster.disconnect pour le serveur.
+    Protection : shutdown, dans run pour le client et dans Broadcaster.disconnect pour le serveur.
     """
 
     def leave(*options: str, program: str = "") -> Session:

@@ -140,9 +140,10 @@ class Screen:
                 self.prompt = ""
 
     def read_line(self) -> str:
-        if self.prompt_stream is sys.stdout:
+        if self.prompt and self.prompt_stream is sys.stdout:
             return input(self.prompt)
-        write(self.prompt, self.prompt_stream)
+        if self.prompt:  # sur un disque plein, même une écriture vide échouerait
+            write(self.prompt, self.prompt_stream)
         return input()
 
 

@@ -200,11 +200,13 @@ def test_un_tube_de_sortie_ferme_finit_sans_bruit_et_sans_rien_perdre_de_l_entre
     assert finish(robot) == (0, "")
 
 
-def test_un_disque_plein_est_signale_une_fois_et_l_entree_part_quand_meme(start_server):
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["avec_tampon", "sans_tampon"])
+def test_un_disque_plein_est_signale_une_fois_et_l_entree_part_quand_meme(start_server, unbuffered):
     server = start_server()
     bob = server.connect("Bob")
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "wb") as full:
-        robot = start_client("--nom", "R", "--port", str(server.port), stdout=full)
+        robot = start_client("--nom", "R", "--port", str(server.port), stdout=full, env=env)
     robot.stdin.write(b"un\n")
     robot.stdin.close()
     assert bob.line() == "* R a rejoint le chat."

@@ -7,7 +7,6 @@
 Il faut deux threads : `input` et `recv` bloquent, et on ne sait pas lequel recevra le premier.
 """
 
-import codecs
 import contextlib
 import errno
 import math
@@ -21,7 +20,6 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable
 
 import chat_protocol as protocol
 from chat_protocol import Refused
@@ -49,7 +47,6 @@ UNTAKEN_MILLISECONDS = 30_000  # ms sans accusé de réception d'une ligne envoy
 NAME_PROMPT = "Entrez votre nom : "
 PROMPT = "Votre message : "
 LOST = "Connexion au serveur perdue."
-LEAVE_LINES = f"\n{protocol.QUIT_WORD}"  # le premier \n termine une ligne restée incomplète
 
 ENDINGS = {  # comment la conversation a fini : (ce que le client dit, son code de sortie)
     "left": ("Vous avez quitté le chat.", 0),
@@ -72,7 +69,10 @@ def write(text: str, stream) -> None:
 
 
 class Screen:
-    """Un affichage simple : une fenêtre, un tube, un fichier, un terminal sans codes."""
+    """L'affichage : dans une fenêtre, dans un tube ou sur un terminal."""
+
+    # Fait de la place en dessous ; note où est le curseur ; insère une rangée ; rend le curseur.
+    INSERT = "\x1bD\x1b[A" "\x1b7" "\r\x1b[L{}" "\x1b8\x1b[B"
 
     def __init__(self, has_name: bool) -> None:
         self.in_window = protocol.is_window(sys.stdin) or protocol.is_window(sys.stdout)
@@ -82,12 +82,19 @@ class Screen:
         self.edits_lines = readline is not None and at_keyboard
         # Quand la sortie va ailleurs (| tee), l'invite reste sur le terminal.
         self.prompt_stream = sys.stderr if at_keyboard and not sys.stdout.isatty() else sys.stdout
+        self.inserts_rows = (  # une ligne reçue s'insère au-dessus de ce que l'on tape
+            at_keyboard and self.prompt_stream is sys.stdout
+            and os.name != "nt" and os.environ.get("TERM", "dumb") != "dumb"
+            # Sans tampon (python3 -u), readline écrit octet par octet : une rangée couperait un code.
+            and not sys.stdout.write_through
+        )  # fmt: skip
         # Il faut tenir ce verrou pour écrire et pour modifier les champs suivants.
         self.lock = threading.RLock()
         self.prompt = ""  # l'invite affichée, "" s'il n'y en a pas
         self.is_row_open = False  # le curseur est resté au bout d'une rangée
         self.is_lost = False  # plus rien ne s'écrit sur la sortie
         self.has_failed = False  # et c'est par une erreur (disque plein), non par « | head »
+        self.inserted_at = -RECENT_SECONDS  # s ; quand la dernière rangée a été insérée
 
     def show(self, line: str) -> None:
         """Affiche une ligne (str sans fin de ligne) ; sans effet si la sortie est perdue."""
@@ -104,6 +111,12 @@ class Screen:
                     self.complain(f"Impossible d'écrire sur la sortie standard : {reason}.")
 
     def draw(self, line: str) -> None:
+        if self.prompt and self.inserts_rows:
+            # readline redessinerait la saisie, mais l'appeler d'ici ferait planter l'interpréteur.
+            rows = wrap(line, screen_width())
+            write("".join(self.INSERT.format(row) for row in rows), sys.stdout)
+            self.inserted_at = time.monotonic()
+            return
         self.end_row()
         write(f"{line}\n", sys.stdout)
         if self.prompt:
@@ -132,6 +145,7 @@ class Screen:
             text = self.read_line()
             with self.lock:
                 self.is_row_open &= self.in_pipe  # ailleurs, la touche Entrée a fini la rangée
+                self.show_whole(text)
             return text.removeprefix("\ufeff")  # la marque que certains éditeurs ajoutent
         except Resumed as reason:
             return self.ask(prompt, str(reason))
@@ -140,51 +154,20 @@ class Screen:
                 self.prompt = ""
 
     def read_line(self) -> str:
-        if self.prompt and self.prompt_stream is sys.stdout:
+        if not self.prompt:  # sur un disque plein, même une écriture vide échouerait
+            return input()
+        if self.prompt_stream is sys.stdout:
             return input(self.prompt)
-        if self.prompt:  # sur un disque plein, même une écriture vide échouerait
-            write(self.prompt, self.prompt_stream)
+        write(self.prompt, sys.stderr)
         return input()
 
-
-class Terminal(Screen):
-    """Un terminal où une ligne peut arriver pendant que l'on tape.
-
-    Le thread receveur n'appelle pas readline (l'interpréteur planterait) : il insère une rangée.
-    """
-
-    # Fait de la place en dessous ; note où est le curseur ; insère une rangée ; rend le curseur.
-    INSERT = "\x1bD\x1b[A" "\x1b7" "\r\x1b[L{}" "\x1b8\x1b[B"
-    shown_at = -RECENT_SECONDS  # s ; quand la dernière ligne a été affichée
-
-    def draw(self, line: str) -> None:
-        if not self.prompt:
-            return super().draw(line)
-        rows = wrap(line, screen_width())
-        write("".join(self.INSERT.format(row) for row in rows), sys.stdout)
-        self.shown_at = time.monotonic()
-
-    def read_line(self) -> str:
-        text = super().read_line()
-        # readline ne garde qu'une rangée : d'une ligne plus longue, seule la fin est affichée.
-        if self.edits_lines and cells(self.prompt + text) >= screen_width():
-            with self.lock:
-                # Une ligne reçue depuis Entrée serait juste au-dessus : on ne l'efface pas.
-                is_recent = time.monotonic() - self.shown_at < RECENT_SECONDS
-                erase = "" if is_recent else "\x1b[A\r\x1b[K"
-                write(f"{erase}{protocol.clean(self.prompt + text)}\n", sys.stdout)
-        return text
-
-
-def choose_screen(has_name: bool) -> Screen:
-    """Renvoie un Terminal là où l'on peut y insérer des rangées, sinon un affichage simple."""
-    screen = Screen(has_name)
-    is_simple = (
-        screen.in_window or screen.in_pipe or screen.prompt_stream is sys.stderr
-        # Sans tampon (python3 -u), readline écrit par caractère : une rangée y couperait un code.
-        or sys.stdout.write_through or os.name == "nt" or os.environ.get("TERM", "dumb") == "dumb"
-    )  # fmt: skip
-    return screen if is_simple else Terminal(has_name)
+    def show_whole(self, text: str) -> None:
+        """Réécrit en entier la ligne tapée si readline, qui ne garde qu'une rangée, l'a coupée."""
+        row = self.prompt + text
+        if self.edits_lines and self.inserts_rows and cells(row) >= screen_width():
+            # Une ligne reçue depuis Entrée serait juste au-dessus : on ne l'efface pas.
+            is_recent = time.monotonic() - self.inserted_at < RECENT_SECONDS
+            write(("" if is_recent else "\x1b[A\r\x1b[K") + f"{protocol.clean(row)}\n", sys.stdout)
 
 
 def screen_width() -> int:
@@ -222,8 +205,6 @@ def set_up_streams() -> None:
         stream = getattr(sys, name) or open(os.devnull, mode, encoding="utf-8")
         protocol.set_up_stream(stream)
         setattr(sys, name, stream)
-    if not protocol.is_window(sys.stdin):
-        sys.stdin.reconfigure(errors="surrogateescape")  # encode_line en fera un « ? »
 
 
 # --- La connexion ----------------------------------------------------------------
@@ -251,7 +232,7 @@ class Connection:
             if select.select([], [self.sock], [], WAIT_SECONDS)[1]:
                 data = data[self.sock.send(data) :]
 
-    def wait(self, condition: Callable, seconds: float = math.inf) -> bool:
+    def wait(self, condition, seconds: float = math.inf) -> bool:
         """Attend une condition, `seconds` au plus ; dit si elle est vraie."""
         deadline = time.monotonic() + seconds
         while not condition() and time.monotonic() < deadline:
@@ -267,7 +248,7 @@ class Connection:
         """Fait d'un signal une exception ; un second Ctrl+C coupe la connexion."""
         name = signal.Signals(number).name
         if name == "SIGCONT":
-            if self.screen.prompt:
+            if self.screen.prompt and self.screen.edits_lines:
                 raise Resumed(readline.get_line_buffer())
             return
         is_asked = name != "SIGUSR1"  # celui-là vient du receveur : le serveur est perdu
@@ -281,19 +262,13 @@ class Connection:
 
 def connect(host: str, port: int, in_pipe: bool) -> socket.socket:
     """Renvoie un socket connecté au serveur, ou lève Refused."""
-    hint = "Le serveur est-il lancé ?"
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         sock = socket.create_connection((host, port), CONNECT_SECONDS / len(found))
-        if sock.getsockname() == sock.getpeername():  # sans serveur, TCP peut nous relier à nous
-            sock.close()
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "")
     except (socket.gaierror, UnicodeError):
         reason = "adresse inconnue"
     except OSError as error:
         reason = protocol.explain(error)
-        if isinstance(error, TimeoutError):
-            hint = "Est-ce la bonne adresse ? Le pare-feu du serveur bloque-t-il ce port ?"
     else:
         sock.settimeout(None)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -303,6 +278,7 @@ def connect(host: str, port: int, in_pipe: bool) -> socket.socket:
             if hasattr(socket, name):  # tous les systèmes ne les ont pas toutes
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         return sock
+    hint = "Le serveur est-il lancé ? Son pare-feu bloque-t-il ce port ?"
     raise Refused(f"Connexion impossible à {protocol.host_and_port(host, port)} : {reason}. {hint}")
 
 
@@ -333,27 +309,23 @@ def receive_lines(connection: Connection) -> None:
 
 def readable(line: bytes) -> str:
     """Renvoie le texte d'une ligne du serveur, coupée à 256 Kio, sans danger pour l'écran."""
-    cut = len(line) > MAX_SERVER_LINE_BYTES
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # retient un caractère coupé
-    text = decoder.decode(line[:MAX_SERVER_LINE_BYTES], final=not cut)
-    return protocol.clean(text) + ("…" if cut else "")
+    text = line[:MAX_SERVER_LINE_BYTES].decode(errors="replace")
+    return protocol.clean(text) + ("…" if len(line) > MAX_SERVER_LINE_BYTES else "")
 
 
 def interrupt_keyboard(connection: Connection) -> None:
-    """Fait sortir le thread principal d'input() par un signal, répété car un seul peut se perdre."""
+    """Fait sortir le thread principal d'input(), que la fin de la connexion ne réveille pas."""
+    screen = connection.screen
     while not connection.wait(lambda: connection.is_leaving, WAIT_SECONDS):
-        if not connection.screen.in_window and hasattr(signal, "pthread_kill"):
-            # SIGUSR1 et non SIGINT, que libedit renverrait à tout le groupe de processus.
+        if hasattr(signal, "pthread_kill") and not screen.in_window:
+            # Répété : un seul peut se perdre. libedit renverrait SIGINT à tout le groupe.
             signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
-            continue
-        in_session = protocol.session_goes_on()
-        with connection.screen.lock:
-            connection.screen.is_row_open = True
-        connection.screen.complain(LOST + (" Appuyez sur Entrée." if in_session else ""))
-        if not in_session:
-            os._exit(1)  # Windows : rien n'y réveille input()
-        connection.is_loss_said = True
-        return
+        elif not connection.is_loss_said:
+            connection.is_loss_said = True
+            in_session = protocol.session_goes_on()
+            screen.complain(LOST + (" Appuyez sur Entrée." if in_session else ""))
+            if not in_session:
+                os._exit(1)  # Windows : rien n'y réveille input()
 
 
 # --- Le clavier --------------------------------------------------------------------
@@ -367,7 +339,7 @@ def set_up_readline(settings: contextlib.ExitStack) -> None:
     settings.callback(readline.set_auto_history, True)
     settings.callback(forget_lines, readline.get_current_history_length())
     readline.set_auto_history(False)  # le nom n'est pas un message que Flèche-haut proposerait
-    readline.set_completer_delims(" \t")
+    readline.set_completer_delims("")  # le mot à compléter est tout ce qui précède le curseur
     readline.set_completer(complete)
     if "libedit" in (readline.__doc__ or ""):  # macOS a le plus souvent celui-là
         readline.parse_and_bind("bind ^I rl_complete")
@@ -385,12 +357,10 @@ def forget_lines(length: int) -> None:
 
 def complete(start: str, number: int) -> str | None:
     """Renvoie la `number`-ième commande qui commence par `start` (protocole de readline)."""
-    found = []
-    if start.startswith("/") and readline.get_begidx() == 0:
-        found = [word for word in protocol.COMMAND_WORDS if word.startswith(start)]
+    found = [f"{word} " for word in protocol.COMMAND_WORDS if start and word.startswith(start)]
     if not found:
         readline.insert_text("\t")  # pas une commande : Tab est une tabulation
-    return found[number] + " " if number < len(found) else None
+    return found[number] if number < len(found) else None
 
 
 def choose_name(name: str, screen: Screen) -> str:
@@ -440,7 +410,8 @@ def leave(connection: Connection) -> str:
     patience = math.inf if in_pipe and not connection.is_interrupted else GOODBYE_SECONDS
     # Le serveur peut partir le premier ; une fenêtre, recevoir un second Ctrl+C.
     with contextlib.suppress(OSError, KeyboardInterrupt):
-        connection.send(LEAVE_LINES, patience)
+        # Le premier \n termine une ligne restée incomplète.
+        connection.send(f"\n{protocol.QUIT_WORD}", patience)
         connection.sock.shutdown(socket.SHUT_WR)
         connection.wait(lambda: connection.is_over, patience)
     if connection.said_goodbye or not in_pipe:
@@ -484,16 +455,12 @@ def run(connection: Connection, options) -> str:
 
 
 def catch_signals(connection: Connection, settings: contextlib.ExitStack) -> None:
-    """Confie les signaux à la connexion, sauf dans une fenêtre ; `settings` les rendra à la fin."""
-    if connection.screen.in_window:
-        return
-    names = ["SIGINT", "SIGTERM", "SIGUSR1"]
-    if connection.screen.edits_lines:
-        names.append("SIGCONT")
-    for number in [getattr(signal, name) for name in names if hasattr(signal, name)]:
-        before = signal.signal(number, connection.handle_signal)
-        after = before if protocol.session_goes_on() else signal.SIG_IGN
-        settings.callback(signal.signal, number, after)
+    """Confie les signaux à la connexion ; `settings` remettra à la fin les réglages d'avant."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGCONT"):
+        if number := getattr(signal, name, None):  # Windows n'a pas les deux derniers
+            before = signal.signal(number, connection.handle_signal)
+            after = before if protocol.session_goes_on() else signal.SIG_IGN
+            settings.callback(signal.signal, number, after)
 
 
 def main() -> int:
@@ -506,12 +473,13 @@ def main() -> int:
     except Refused as reason:
         Screen(has_name=True).complain(reason)
         return 2
-    screen = choose_screen(options.nom is not None)
+    screen = Screen(options.nom is not None)
     connection = Connection(screen)
     with contextlib.ExitStack() as settings:  # ce qu'il faudra remettre en sortant de ce bloc
         if screen.edits_lines:
             set_up_readline(settings)
-        catch_signals(connection, settings)
+        if not screen.in_window:  # les signaux d'une fenêtre sont à elle
+            catch_signals(connection, settings)
         ending = run(connection, options)
     sentence, code = ENDINGS[ending]
     code = code or int(screen.has_failed)

@@ -169,7 +169,8 @@ def test_sans_serveur_le_client_le_dit():
     result = run_client("--port", "1", "--nom", "Alice")
     assert result.returncode == 1
     assert result.stderr.decode() == (
-        "Connexion impossible à 127.0.0.1:1 : connexion refusée. Le serveur est-il lancé ?\n"
+        "Connexion impossible à 127.0.0.1:1 : connexion refusée. "
+        "Le serveur est-il lancé ? Son pare-feu bloque-t-il ce port ?\n"
     )
 
 
@@ -553,7 +554,7 @@ def test_un_octet_qui_n_est_pas_de_l_utf8_ne_fait_pas_tomber_le_client(start_ser
     alice.wait_for(PROMPT)
     alice.type(b"ab\xffc\r")
     assert bob.line() == "* Alice a rejoint le chat."
-    assert bob.line() == "Alice : ab?c"
+    assert bob.line() == "Alice : ab\ufffdc"
     alice.type("exit\r")
     assert alice.end() == 0
 
@@ -903,7 +904,7 @@ def test_une_rangee_est_coupee_entre_deux_caracteres_ou_a_un_blanc(line, width, 
     [
         (b"\x01" * 300_000, "\ufffd" * 262_144 + "…"),
         ("é".encode() * 200_000, "é" * 131_072 + "…"),
-        (b"a" + "é".encode() * 200_000, "a" + "é" * 131_071 + "…"),
+        (b"a" + "é".encode() * 200_000, "a" + "é" * 131_071 + "\ufffd…"),
         (b"\x80" * 300_000, "\ufffd" * 262_144 + "…"),
     ],
 )
@@ -1117,18 +1118,6 @@ def test_un_pare_feu_qui_ne_repond_pas_est_nomme(monkeypatch):
 
     monkeypatch.setattr(client_exo.socket, "create_connection", never_answer)
     with pytest.raises(client_exo.Refused, match="pas de réponse.* pare-feu"):
-        client_exo.connect("127.0.0.1", 12345, in_pipe=False)
-
-
-def test_un_socket_relie_a_lui_meme_n_est_pas_un_serveur(monkeypatch):
-    def connect_to_itself(address, timeout):
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        sock.connect(sock.getsockname())
-        return sock
-
-    monkeypatch.setattr(client_exo.socket, "create_connection", connect_to_itself)
-    with pytest.raises(client_exo.Refused, match="connexion refusée. Le serveur est-il lancé"):
         client_exo.connect("127.0.0.1", 12345, in_pipe=False)
 
 

@@ -548,7 +548,7 @@ def test_un_message_ne_pilote_pas_le_terminal_des_autres(naive_server, start_ser
 def test_une_ligne_qui_arrive_ne_coupe_pas_celle_que_l_on_tape(start_server, terminal):
     """Deux threads écrivent sur un seul écran : ce qui arrive se colle à ce que l'on tape.
 
-    Protection : Terminal.draw insère une rangée au-dessus, et le curseur revient où il était.
+    Protection : Screen.draw insère une rangée au-dessus, et le curseur revient où il était.
     """
 
     def rows(*options: str, program: str = "") -> list[str]:

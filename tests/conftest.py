@@ -8,6 +8,8 @@ une durée ; PATIENCE n'est là que pour qu'un test en échec finisse. Les fichi
     test_client.py          le client, dans un terminal, une fenêtre, un tube
     test_pieges.py          les pièges : la solution habituelle y tombe, la nôtre non
     test_readme.py          le README : ses commandes, ses noms, ses sessions
+    test_loupe.py           la loupe : chaque scène montre ses étapes
+    loupe.py                montre, étape par étape, quel thread du serveur fait quoi
     sans_gardes.py          retire chaque protection et vérifie que son test échoue
     serveur_naif.py, client_naif.py    la solution habituelle de l'exercice
     terminal.py             un client dans un pseudo-terminal, et l'écran qu'on y verrait

@@ -226,8 +226,8 @@ def test_un_tube_interrompu_rend_1_et_le_dit(fake_server, number):
     while not select.select([peer.sock], [], [], 0.5)[0]:  # une lecture qui commence le perdrait
         robot.send_signal(number)
     assert [peer.line(), peer.line()] == ["", "exit"]
-    assert finish(robot) == (1, "Interrompu : une partie de l'envoi est peut-être perdue.\n")
     peer.close()
+    assert finish(robot) == (1, "Interrompu : une partie de l'envoi est peut-être perdue.\n")
 
 
 def test_un_tube_interrompu_avant_d_avoir_donne_un_nom_rend_1_et_le_dit():

@@ -1,8 +1,7 @@
 """Le client du chat : deux threads, l'un reçoit, l'autre (le principal) tient le clavier.
 
-    python3 client_exo.py                        demande un nom, puis des messages
-    printf 'Bonjour\\n' | python3 client_exo.py --nom Robot
-                                                 dans un tube : envoie son entrée, puis finit
+    python3 client_exo.py                                     demande un nom, puis des messages
+    printf 'Bonjour\\n' | python3 client_exo.py --nom Robot    envoie son entrée, puis finit
 
 Il faut deux threads : `input` et `recv` bloquent, et on ne sait pas lequel recevra le premier.
 """
@@ -39,6 +38,7 @@ POLL_SECONDS = 0.02  # s entre deux regards sur ce que le receveur a écrit
 WAIT_SECONDS = 0.2  # s par attente : sous Windows, Ctrl+C n'est vu qu'entre deux attentes
 REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
 RECENT_SECONDS = 0.3  # s pendant lesquelles une ligne reçue a pu suivre la touche Entrée
+CATCH_UP_SECONDS = 0.1  # s laissées au receveur, après Entrée, dans une fenêtre
 
 # Une machine disparue se voit en 120 s de silence : 60 s, puis 4 sondes toutes les 15 s.
 TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
@@ -94,7 +94,7 @@ class Screen:
         self.is_row_open = False  # le curseur est resté au bout d'une rangée
         self.is_lost = False  # plus rien ne s'écrit sur la sortie
         self.has_failed = False  # et c'est par une erreur (disque plein), non par « | head »
-        self.inserted_at = -RECENT_SECONDS  # s ; quand la dernière rangée a été insérée
+        self.shown_at = -RECENT_SECONDS  # s ; quand une ligne est arrivée pendant que l'on tapait
 
     def show(self, line: str) -> None:
         """Affiche une ligne (str sans fin de ligne) ; sans effet si la sortie est perdue."""
@@ -102,6 +102,8 @@ class Screen:
             try:
                 if not self.is_lost:
                     self.draw(line)
+                if self.prompt:
+                    self.shown_at = time.monotonic()
             except (OSError, ValueError) as error:
                 self.is_lost = True
                 # EINVAL : ce que dit Windows d'un tube que personne ne lit plus.
@@ -114,14 +116,12 @@ class Screen:
         if self.prompt and self.inserts_rows:
             # readline redessinerait la saisie, mais l'appeler d'ici ferait planter l'interpréteur.
             rows = wrap(line, screen_width())
-            write("".join(self.INSERT.format(row) for row in rows), sys.stdout)
-            self.inserted_at = time.monotonic()
-            return
+            return write("".join(self.INSERT.format(row) for row in rows), sys.stdout)
         self.end_row()
-        write(f"{line}\n", sys.stdout)
-        if self.prompt:
-            write(self.prompt, self.prompt_stream)
-            self.is_row_open = True
+        # Deux flux différents ne gardent pas l'ordre : l'invite serait là avant la ligne.
+        prompt = self.prompt if self.prompt_stream is sys.stdout else ""
+        write(f"{line}\n{prompt}", sys.stdout)
+        self.is_row_open = bool(prompt)
 
     def end_row(self) -> None:
         if self.is_row_open and not self.is_lost:
@@ -144,8 +144,11 @@ class Screen:
                 self.is_row_open = bool(self.prompt)
             text = self.read_line()
             with self.lock:
+                is_recent = time.monotonic() - self.shown_at < RECENT_SECONDS
+                if self.in_window and is_recent:
+                    self.end_row()  # IDLE n'affiche qu'après Entrée ce qui arrive, et l'invite
                 self.is_row_open &= self.in_pipe  # ailleurs, la touche Entrée a fini la rangée
-                self.show_whole(text)
+                self.show_whole(text, is_recent)
             return text.removeprefix("\ufeff")  # la marque que certains éditeurs ajoutent
         except Resumed as reason:
             return self.ask(prompt, str(reason))
@@ -154,19 +157,17 @@ class Screen:
                 self.prompt = ""
 
     def read_line(self) -> str:
-        if not self.prompt:  # sur un disque plein, même une écriture vide échouerait
+        if self.prompt and self.prompt_stream is sys.stderr:
+            write(self.prompt, sys.stderr)
             return input()
-        if self.prompt_stream is sys.stdout:
-            return input(self.prompt)
-        write(self.prompt, sys.stderr)
-        return input()
+        # Sur un disque plein, même écrire une invite vide échouerait.
+        return input(self.prompt) if self.prompt else input()
 
-    def show_whole(self, text: str) -> None:
+    def show_whole(self, text: str, is_recent: bool) -> None:
         """Réécrit en entier la ligne tapée si readline, qui ne garde qu'une rangée, l'a coupée."""
         row = self.prompt + text
-        if self.edits_lines and self.inserts_rows and cells(row) >= screen_width():
+        if self.edits_lines and self.inserts_rows and cells(row) >= screen_width() - 1:
             # Une ligne reçue depuis Entrée serait juste au-dessus : on ne l'efface pas.
-            is_recent = time.monotonic() - self.inserted_at < RECENT_SECONDS
             write(("" if is_recent else "\x1b[A\r\x1b[K") + f"{protocol.clean(row)}\n", sys.stdout)
 
 
@@ -328,7 +329,7 @@ def interrupt_keyboard(connection: Connection) -> None:
                 os._exit(1)  # Windows : rien n'y réveille input()
 
 
-# --- Le clavier --------------------------------------------------------------------
+# --- Le clavier, de l'arrivée au départ ----------------------------------------------
 
 
 def set_up_readline(settings: contextlib.ExitStack) -> None:
@@ -370,9 +371,6 @@ def choose_name(name: str, screen: Screen) -> str:
     return "" if protocol.parse(name)[0] == "quit" else name
 
 
-# --- De l'arrivée au départ --------------------------------------------------------
-
-
 def join(connection: Connection, name: str) -> bool:
     """Donne un nom, un autre s'il est refusé ; renvoie False s'il faut renoncer."""
     while True:
@@ -396,8 +394,10 @@ def type_lines(connection: Connection) -> None:
     if connection.screen.edits_lines:
         readline.set_auto_history(True)
     while True:
-        # Un collage peut donner plusieurs lignes en une fois.
-        for line in connection.screen.ask(PROMPT).replace("\r", "\n").split("\n"):
+        text = connection.screen.ask(PROMPT)
+        if connection.screen.in_window:  # ce qu'IDLE retenait s'affiche avant l'invite suivante
+            connection.wait(lambda: connection.is_over, CATCH_UP_SECONDS)
+        for line in text.replace("\r", "\n").split("\n"):  # un collage peut en donner plusieurs
             if protocol.parse(line)[0] == "quit":
                 return
             connection.send(line)

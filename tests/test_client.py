@@ -824,6 +824,16 @@ def test_deux_threads_suffisent(start_server, terminal):
 # --- Ce que l'on tape se relit en entier ---------------------------------------------
 
 
+@pytest.mark.parametrize("missing", [2, 1, 0])
+def test_une_ligne_qui_remplit_la_rangee_a_peu_pres_se_relit_aussi(conversation, missing):
+    alice, server = conversation()
+    text = "x" * (alice.width - len(PROMPT) - missing - 3) + "fin"
+    alice.type(f"{text}\r")
+    assert server.line() == text
+    alice.wait_for(PROMPT, times=3 - (missing == 2))
+    assert f"{PROMPT}{text}" in "".join(alice.rows())
+
+
 def test_une_longue_ligne_se_relit_en_entier_apres_entree(conversation):
     alice, server = conversation()
     text = "un message écrit pour déborder d'une rangée sur un écran étroit, mot à mot ou non."
@@ -915,10 +925,16 @@ def test_une_ligne_trop_longue_du_serveur_est_coupee_et_non_videe(line, text):
 # --- Fenêtres, tubes gardés ouverts, sessions qui continuent ----------------------------
 
 WINDOW = """
-import os, queue, signal, sys, threading, builtins
+import builtins, contextlib, os, signal, sys, threading
 sys.path.insert(0, {root!r})
+gate = threading.RLock()  # dans IDLE, rien ne s'écrit pendant qu'input attend
 class Bare:
-    def write(self, text): os.write({output}, text.encode())
+    def write(self, text):
+        if not gate.acquire(blocking=False):
+            os.write({output}, b"(attend)")
+            gate.acquire()
+        os.write({output}, text.encode())
+        gate.release()
     def flush(self): pass
     def isatty(self): return True
     def readline(self): return ""
@@ -926,7 +942,8 @@ sys.stdin = sys.stdout = sys.stderr = Bare()
 commands = open({commands}, encoding="utf-8")
 def typed(prompt=""):
     sys.stdout.write(prompt)
-    line = commands.readline()
+    with gate if {in_idle} else contextlib.nullcontext():
+        line = commands.readline()
     if line == "^C\\n":
         raise KeyboardInterrupt
     if not line:
@@ -935,6 +952,8 @@ def typed(prompt=""):
 builtins.input = typed
 sys.argv = ["client_exo.py", *{options!r}]
 import client_exo
+if {in_idle}:  # une machine lente ne doit pas changer ce que l'on voit
+    client_exo.CATCH_UP_SECONDS = client_exo.RECENT_SECONDS = 60
 handler = signal.getsignal(signal.SIGINT)
 for _ in range({times}):
     code = client_exo.main()
@@ -946,12 +965,13 @@ assert signal.getsignal(signal.SIGINT) is handler
 class Window:
     """Un client dont les flux sont ceux d'une fenêtre : ni fileno, ni signaux, ni readline."""
 
-    def __init__(self, *options: str, times: int = 1, **environment: str) -> None:
+    def __init__(self, *options: str, times=1, in_idle=False, **environment: str) -> None:
         commands, self.keyboard = os.pipe()
         self.screen, output = os.pipe()
         program = WINDOW.format(
-            root=str(ROOT), output=output, commands=commands, options=options, times=times
-        )
+            root=str(ROOT), output=output, commands=commands, options=options, times=times,
+            in_idle=in_idle,
+        )  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", program], pass_fds=[commands, output],
             stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
@@ -1023,6 +1043,19 @@ def test_dans_une_fenetre_la_perte_du_serveur_se_voit_et_attend_entree(fake_serv
     window.end()
 
 
+def test_une_seule_touche_entree_montre_tout_ce_qu_idle_retenait(fake_server):
+    window = Window("--port", fake_server.port, "--nom", "Alice", in_idle=True)
+    peer = fake_server.admit()
+    window.wait_for(PROMPT)
+    peer.send("".join(f"Bob : {number}\n" for number in range(4)))
+    peer.close()
+    window.wait_for("(attend)")
+    window.type("\n")
+    window.wait_for(f"\nBob : 0\n{PROMPT}\nBob : 1\nBob : 2\nBob : 3\n{LOST}")
+    window.wait_for("main renvoie 1\n")
+    window.end()
+
+
 def test_trois_tubes_gardes_ouverts_sont_une_personne(start_server):
     """L'onglet Run de PyCharm : pas de terminal, mais quelqu'un y tape."""
     server = start_server()
@@ -1076,7 +1109,11 @@ def test_avec_tee_les_invites_restent_sur_le_terminal(fake_server, terminal):
         assert peer.line() == "Bonjour"
         peer.send("Bob : Salut\n")
         assert copy.readline() == "Bob : Salut\n"
-        alice.wait_for(PROMPT)
+        alice.type("Fin\r")
+        assert peer.line() == "Fin"
+        alice.wait_for(PROMPT, times=3)
+    # Pas d'invite entre les deux : elle arriverait avant la ligne, qui passe par tee.
+    assert alice.seen.count(PROMPT) == 3
     peer.close()
     alice.end()
 

@@ -1112,10 +1112,11 @@ def test_avec_tee_les_invites_restent_sur_le_terminal(fake_server, terminal):
         alice.type("Fin\r")
         assert peer.line() == "Fin"
         alice.wait_for(PROMPT, times=3)
-    # Pas d'invite entre les deux : elle arriverait avant la ligne, qui passe par tee.
-    assert alice.seen.count(PROMPT) == 3
-    peer.close()
-    alice.end()
+        # Aucune invite ne suit la ligne reçue : elle arriverait avant elle, qui passe par tee.
+        assert alice.seen.count(PROMPT) == 3
+        peer.close()
+        alice.end()
+        assert copy.read() == ""
 
 
 SESSION = """

@@ -1172,3 +1172,48 @@ def test_une_machine_disparue_est_cherchee_par_des_sondes(fake_server, in_pipe):
     unanswered = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
     assert unanswered == (0 if in_pipe else 30_000)
     sock.close()
+
+
+@pytest.fixture
+def cable():
+    """Renvoie deux réseaux reliés par un câble (de quoi y entrer), et de quoi le débrancher."""
+    ours, theirs = (f"chat{os.getpid()}{side}" for side in "ab")
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    def enter(network: str) -> str:
+        path = f"/run/netns/{network}"
+        return f"import ctypes, os; assert not ctypes.CDLL(None).setns(os.open({path!r}, 0), 0)"
+
+    try:
+        ip("netns", "add", ours)
+        ip("netns", "add", theirs)
+        ip("-n", ours, "link", "add", "cable", "type", "veth", "peer", "cable", "netns", theirs)
+        for network, address in ((ours, "192.0.2.1/24"), (theirs, "192.0.2.2/24")):
+            ip("-n", network, "address", "add", address, "dev", "cable")
+            ip("-n", network, "link", "set", "cable", "up")
+        yield enter(ours), enter(theirs), lambda: ip("-n", ours, "link", "set", "cable", "down")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("cette machine ne permet pas de créer un réseau (ip netns)")
+    finally:
+        for network in (ours, theirs):
+            with contextlib.suppress(OSError):
+                subprocess.run(["ip", "netns", "delete", network], capture_output=True)
+
+
+@pytest.mark.parametrize("typed", ["Tu es là ?\r", ""], ids=["une_ligne_part", "silence"])
+def test_un_cable_debranche_se_voit(start_server, terminal, cable, typed):
+    """Les délais sont plus courts que les vrais : 30 s pour une ligne, 120 s de silence."""
+    ours, theirs, unplug = cable
+    server = start_server("--hote", "192.0.2.1", patch=ours)
+    quick = "c.UNTAKEN_MILLISECONDS = 1000"
+    if not typed:
+        quick += "; c.TCP_OPTIONS |= {'TCP_KEEPIDLE': 1, 'TCP_KEEPINTVL': 1, 'TCP_KEEPCNT': 2}"
+    address = ("--hote", "192.0.2.1", "--port", str(server.port))
+    alice = terminal(*address, "--nom", "Alice", before=theirs, patch=quick)
+    alice.wait_for(PROMPT)
+    unplug()
+    alice.type(typed)
+    alice.wait_for(LOST)
+    assert alice.end() == 1

@@ -22,7 +22,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 
-DEFAULT_HOST = "127.0.0.1"  # cette machine : le réseau n'entre que si on le demande
+DEFAULT_HOST = "127.0.0.1"  # cette machine : le réseau n'y a accès que si on le demande
 DEFAULT_PORT = 12345
 
 # --- Limites -----------------------------------------------------------------
@@ -33,7 +33,7 @@ MAX_QUOTE_LENGTH = 40  # caractères d'un mot que l'on recopie dans une erreur
 
 
 class Refused(Exception):
-    """Une ligne, un nom ou une option est refusé ; str() le dit à la personne qui l'a tapé."""
+    """La saisie (ligne, nom, option) est refusée ; str() donne la raison, à afficher."""
 
 
 # --- Des octets aux lignes ---------------------------------------------------
@@ -54,9 +54,9 @@ class LineBuffer:
     def feed(self, data: bytes) -> list[bytes]:
         """Ajoute des octets reçus ; renvoie les lignes qu'ils terminent, sans leur fin de ligne.
 
-        Une ligne finit par « \\n », « \\r\\n » ou, comme telnet l'écrit parfois, « \\r\\0 » (RFC 1123,
-        3.3.1). Dès qu'une ligne dépasse `max_bytes` octets, son début est renvoyé, et il est trop
-        long lui aussi ; la suite est jetée : la mémoire utilisée ne dépend pas de sa longueur.
+        Une ligne finit par « \\n », « \\r\\n » ou, comme telnet l'écrit parfois, « \\r\\0 » (RFC
+        1123, 3.3.1). Dès qu'une ligne dépasse `max_bytes` octets, feed renvoie son début, trop long
+        lui aussi, et jette la suite : la mémoire utilisée ne dépend pas de sa longueur.
         """
         data = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r\0", b"\n")
         *lines, rest = data.split(b"\n")
@@ -93,7 +93,7 @@ def decode_line(line: bytes) -> str:
 
 
 def encode_line(text: str) -> bytes:
-    """Renvoie les octets de `text` avec sa fin de ligne ; « ? » pour la moitié d'un caractère."""
+    """Renvoie les octets de `text` avec sa fin de ligne ; « ? » y remplace un demi-caractère."""
     return f"{text}\n".encode("utf-8", errors="replace")
 
 
@@ -154,7 +154,7 @@ QUIT_WORD = "exit"  # seul sur sa ligne, il fait quitter le chat : ce n'est donc
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-_APOSTROPHES = str.maketrans("’ʼ", "''")  # un téléphone ou un Mac écrit souvent la première
+_APOSTROPHES = str.maketrans("’ʼ", "''")  # un téléphone ou un Mac écrit souvent ’ au lieu de '
 
 
 def normalize_name(text: str) -> str:
@@ -202,7 +202,7 @@ HELP_LINES = (
     "//texte : envoyer le message « /texte »",
 )
 
-# Rien, « exit », ou une ligne dont le premier caractère visible est « / » : le reste est un message.
+# Une ligne vide, « exit » ou une commande ; sans IGNORECASE, où « exıt » vaudrait « exit ».
 _NOT_A_MESSAGE = re.compile(f"[{BLANKS}]*(?:/|\\Z|[eE][xX][iI][tT][{BLANKS}]*\\Z)")
 
 
@@ -212,7 +212,7 @@ def parse(text: str) -> tuple[str, str]:
     Les verbes : "nothing" (la ligne n'a que des blancs), "message", "private" (texte : le nom, un
     blanc, le message), "list", "help", "quit", "unknown" (texte : le mot, prêt à être recopié).
     """
-    if not _NOT_A_MESSAGE.match(text):
+    if not _NOT_A_MESSAGE.match(text):  # le cas le plus courant, donc le plus rapide
         return "message", text
     bare = text.strip(BLANKS)
     if not bare:
@@ -246,7 +246,7 @@ FAREWELL = f"{NOTICE}Au revoir, "
 
 # --- Messages et options de la ligne de commande -------------------------------
 
-_REASONS = {  # par nom de code : tous les systèmes ne les ont pas tous
+_REASONS = {  # par nom de code ; certains systèmes n'ont pas tous ces codes
     "EACCES": "accès réservé ou refusé",
     "EADDRINUSE": "ce port est déjà pris",
     "EADDRNOTAVAIL": "cette adresse n'est pas à cette machine",
@@ -293,7 +293,7 @@ def new_option_parser(description: str) -> argparse.ArgumentParser:
 
 
 def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Renvoie les options de la ligne de commande, ou lève Refused, qui nomme la mauvaise."""
+    """Renvoie les options de la ligne de commande, ou lève Refused, qui cite l'option refusée."""
     try:
         options, unknown = parser.parse_known_args()
     except argparse.ArgumentError as error:  # son message est en anglais : on le remplace

@@ -1,7 +1,7 @@
-"""Le client du chat : deux threads, l'un reçoit, l'autre (le principal) tient le clavier.
+"""Le client du chat : deux threads, l'un reçoit, l'autre (le principal) lit le clavier.
 
     python3 client_exo.py                                     demande un nom, puis des messages
-    printf 'Bonjour\\n' | python3 client_exo.py --nom Robot    envoie son entrée, puis finit
+    printf 'Bonjour\\n' | python3 client_exo.py --nom Robot    envoie son entrée, puis se termine
 
 Il faut deux threads : `input` et `recv` bloquent, et on ne sait pas lequel recevra le premier.
 """
@@ -32,9 +32,9 @@ except ImportError:  # Windows
 
 MAX_SERVER_LINE_BYTES = 256 * 1024  # octets : une liste de mille noms y tient
 RECV_BYTES = 64 * 1024  # octets par recv
-CONNECT_SECONDS = 10  # s pour se connecter : un pare-feu peut ne jamais répondre
+CONNECT_SECONDS = 10  # s pour se connecter : derrière un pare-feu, la réponse peut ne jamais venir
 GOODBYE_SECONDS = 2  # s d'attente de l'au revoir du serveur
-POLL_SECONDS = 0.02  # s entre deux regards sur ce que le receveur a écrit
+POLL_SECONDS = 0.02  # s entre deux lectures des champs que le receveur modifie
 WAIT_SECONDS = 0.2  # s par attente : sous Windows, Ctrl+C n'est vu qu'entre deux attentes
 REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
 RECENT_SECONDS = 0.3  # s pendant lesquelles une ligne reçue a pu suivre la touche Entrée
@@ -71,7 +71,7 @@ def write(text: str, stream) -> None:
 class Screen:
     """L'affichage : dans une fenêtre, dans un tube ou sur un terminal."""
 
-    # Fait de la place en dessous ; note où est le curseur ; insère une rangée ; rend le curseur.
+    # Dans l'ordre : fait de la place en dessous, note le curseur, insère une rangée, y revient.
     INSERT = "\x1bD\x1b[A" "\x1b7" "\r\x1b[L{}" "\x1b8\x1b[B"
 
     def __init__(self, has_name: bool) -> None:
@@ -85,15 +85,15 @@ class Screen:
         self.inserts_rows = (  # une ligne reçue s'insère au-dessus de ce que l'on tape
             at_keyboard and self.prompt_stream is sys.stdout
             and os.name != "nt" and os.environ.get("TERM", "dumb") != "dumb"
-            # Sans tampon (python3 -u), readline écrit octet par octet : une rangée couperait un code.
+            # Sans tampon (python3 -u), readline écrit par octets : une rangée couperait un code.
             and not sys.stdout.write_through
         )  # fmt: skip
-        # Il faut tenir ce verrou pour écrire et pour modifier les champs suivants.
+        # Il faut tenir ce verrou pour afficher une ligne et pour modifier les champs suivants.
         self.lock = threading.RLock()
         self.prompt = ""  # l'invite affichée, "" s'il n'y en a pas
         self.is_row_open = False  # le curseur est resté au bout d'une rangée
         self.is_lost = False  # plus rien ne s'écrit sur la sortie
-        self.has_failed = False  # et c'est par une erreur (disque plein), non par « | head »
+        self.has_failed = False  # la cause est une erreur (disque plein), non « | head »
         self.shown_at = -RECENT_SECONDS  # s ; quand une ligne est arrivée pendant que l'on tapait
 
     def show(self, line: str) -> None:
@@ -106,7 +106,7 @@ class Screen:
                     self.shown_at = time.monotonic()
             except (OSError, ValueError) as error:
                 self.is_lost = True
-                # EINVAL : ce que dit Windows d'un tube que personne ne lit plus.
+                # Sous Windows, EINVAL signale un tube que personne ne lit plus.
                 if getattr(error, "errno", None) not in (errno.EPIPE, errno.EINVAL):
                     self.has_failed = True
                     reason = protocol.explain(error)
@@ -118,7 +118,7 @@ class Screen:
             rows = wrap(line, screen_width())
             return write("".join(self.INSERT.format(row) for row in rows), sys.stdout)
         self.end_row()
-        # Deux flux différents ne gardent pas l'ordre : l'invite serait là avant la ligne.
+        # Écrite sur stderr, l'invite apparaîtrait avant la ligne : on ne la répète pas.
         prompt = self.prompt if self.prompt_stream is sys.stdout else ""
         write(f"{line}\n{prompt}", sys.stdout)
         self.is_row_open = bool(prompt)
@@ -217,7 +217,7 @@ class Connection:
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
         self.sock: socket.socket | None = None  # le principal y envoie, le receveur y reçoit
-        self.reply = ""  # du receveur : sa réponse au nom ; du principal : "" avant d'en donner un
+        self.reply = ""  # du receveur : la réponse au nom ; le principal l'efface avant un autre
         self.is_over = False  # du receveur : le flux est fini
         self.said_goodbye = False  # du receveur : la dernière ligne est l'au revoir
         self.is_loss_said = False  # du receveur : la perte est déjà affichée
@@ -302,7 +302,7 @@ def receive_lines(connection: Connection) -> None:
                 connection.reply = connection.reply or text
                 connection.said_goodbye = text.startswith(protocol.FAREWELL)
     except OSError:
-        pass  # la connexion est coupée : c'est une fin comme une autre
+        pass  # la connexion est coupée : le receveur s'arrête aussi
     finally:
         connection.is_over = True
         interrupt_keyboard(connection)
@@ -319,7 +319,7 @@ def interrupt_keyboard(connection: Connection) -> None:
     screen = connection.screen
     while not connection.wait(lambda: connection.is_leaving, WAIT_SECONDS):
         if hasattr(signal, "pthread_kill") and not screen.in_window:
-            # Répété : un seul peut se perdre. libedit renverrait SIGINT à tout le groupe.
+            # Répété, car un signal peut se perdre ; SIGINT, libedit l'enverrait à tout le groupe.
             signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
         elif not connection.is_loss_said:
             connection.is_loss_said = True
@@ -342,7 +342,7 @@ def set_up_readline(settings: contextlib.ExitStack) -> None:
     readline.set_auto_history(False)  # le nom n'est pas un message que Flèche-haut proposerait
     readline.set_completer_delims("")  # le mot à compléter est tout ce qui précède le curseur
     readline.set_completer(complete)
-    if "libedit" in (readline.__doc__ or ""):  # macOS a le plus souvent celui-là
+    if "libedit" in (readline.__doc__ or ""):  # c'est le cas le plus courant sous macOS
         readline.parse_and_bind("bind ^I rl_complete")
     else:
         readline.parse_and_bind("tab: complete")
@@ -384,7 +384,7 @@ def join(connection: Connection, name: str) -> bool:
         is_closed = connection.wait(lambda: connection.is_over, REFUSAL_SECONDS)
         if is_closed or connection.screen.in_pipe:
             return False
-        connection.reply = ""  # un serveur complet répond sans attendre le nom : jamais plus tôt
+        connection.reply = ""  # pas avant connect : un serveur complet répond sans attendre le nom
         if not (name := choose_name("", connection.screen)):
             raise EOFError
 
@@ -408,7 +408,7 @@ def leave(connection: Connection) -> str:
     # Dans un tube, seul l'au revoir prouve que le serveur a tout reçu : on l'attend sans limite.
     in_pipe = connection.screen.in_pipe
     patience = math.inf if in_pipe and not connection.is_interrupted else GOODBYE_SECONDS
-    # Le serveur peut partir le premier ; une fenêtre, recevoir un second Ctrl+C.
+    # Le serveur peut fermer le premier, et une fenêtre peut recevoir un second Ctrl+C.
     with contextlib.suppress(OSError, KeyboardInterrupt):
         # Le premier \n termine une ligne restée incomplète.
         connection.send(f"\n{protocol.QUIT_WORD}", patience)
@@ -478,7 +478,7 @@ def main() -> int:
     with contextlib.ExitStack() as settings:  # ce qu'il faudra remettre en sortant de ce bloc
         if screen.edits_lines:
             set_up_readline(settings)
-        if not screen.in_window:  # les signaux d'une fenêtre sont à elle
+        if not screen.in_window:  # une fenêtre (IDLE…) gère elle-même les signaux
             catch_signals(connection, settings)
         ending = run(connection, options)
     sentence, code = ENDINGS[ending]
@@ -486,7 +486,7 @@ def main() -> int:
     # Un receveur qui n'a pas fini est bloqué dans une écriture (Ctrl+S).
     is_stuck = connection.sock is not None and not connection.is_over
     if (screen.is_lost or is_stuck) and not protocol.session_goes_on():
-        os._exit(code)  # la fin normale de Python voudrait encore écrire
+        os._exit(code)  # la fin normale de Python attendrait encore cette sortie
     if ending == "left" and screen.has_prompts:
         screen.show(sentence)
     elif ending != "left" and sentence and not connection.is_loss_said:

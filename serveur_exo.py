@@ -5,7 +5,7 @@ thread a un rôle :
 
     principal    accepte les clients et lance un lecteur pour chacun
     lecteur      un par client : reçoit des octets, en fait des lignes, les dépose dans l'inbox
-    veilleur     dort, sauf s'il reste quelque chose à envoyer ou un délai à surveiller
+    veilleur     fait une tournée par seconde, ou plus souvent s'il reste quelque chose à envoyer
     écriture     deux threads : l'un écrit la console, l'autre stderr
 
 Le thread qui dépose des lignes fait ensuite une *tournée* (round) : il vide l'inbox, applique les
@@ -36,8 +36,8 @@ from chat_protocol import ERROR, NOTICE, Refused
 NAME_SECONDS = 60  # s pour donner un nom, sinon des clients muets occuperaient toutes les places
 BURST_LINES = 100  # lignes d'avance sur le débit permis : un texte collé passe tout de suite
 RECV_BYTES = 64 * 1024  # octets par recv : plusieurs lignes à la fois, donc moins d'appels
-QUIET_RECV_BYTES = 2048  # pour un client calme : recv réserve cette mémoire pendant son attente
-DEPOSIT_LINES = 512  # lignes par dépôt : 2 octets reçus en donnent 130, le nom compris
+QUIET_RECV_BYTES = 2048  # octets pour un client calme : recv réserve cette place tant qu'il attend
+DEPOSIT_LINES = 512  # lignes par dépôt : « a\n » (2 octets) devient une ligne de 130, avec le nom
 
 
 class Client:
@@ -47,7 +47,7 @@ class Client:
         self.sock = sock  # le lecteur y reçoit, la tournée y envoie et le ferme
         self.host = host
         # Un client a au plus un dépôt dans l'inbox : son lecteur prend la place avant de déposer,
-        # la tournée la rend. S'il envoie trop vite, son lecteur attend ici, et TCP le freine.
+        # la tournée la libère. S'il envoie trop vite, son lecteur attend ici, et TCP le freine.
         self.deposit_slot = threading.Lock()
         # La tournée seule modifie les champs suivants ; son lecteur peut les lire.
         self.name: str | None = None  # None tant qu'aucun nom n'est admis
@@ -59,7 +59,7 @@ class Client:
 
 
 class TokenBucket:
-    """Le débit d'un client : un « seau à jetons », un jeton par ligne. Pour son lecteur seul."""
+    """Le débit d'un client : un « seau à jetons », un par ligne. Son lecteur seul s'en sert."""
 
     def __init__(self, rate: int) -> None:
         self.rate = rate  # jetons gagnés par seconde ; 0 : sans limite
@@ -67,7 +67,7 @@ class TokenBucket:
         self.counted_at = time.monotonic()
 
     def take(self, wanted: int) -> int:
-        """Renvoie combien de lignes peuvent passer, sur `wanted` ; attend qu'une le puisse."""
+        """Renvoie combien de lignes peuvent passer, sur `wanted` ; en attend au moins une."""
         while self.rate:
             now = time.monotonic()
             self.tokens = min(BURST_LINES, self.tokens + (now - self.counted_at) * self.rate)
@@ -122,7 +122,7 @@ class Room:
         self.members: dict[str, Client] = {}  # name_key(nom) → client admis
         self.start_round("")
 
-    def start_round(self, timestamp: str) -> None:
+    def start_round(self, timestamp: str) -> None:  # crée ou vide ce qui ne dure qu'une tournée
         self.timestamp = timestamp  # « [HH:MM] », ou rien : le même pour toute la tournée
         self.console_lines: list[str] = []  # lignes à montrer, sans horodatage
         self.queued_bytes = 0  # octets ajoutés aux outbox, comptés une fois pour tous les membres
@@ -225,7 +225,7 @@ class Room:
         self.queued_bytes += len(client.outbox[-1])
 
     def broadcast(self, lines: list[str], sender: Client | None = None, console_lines=None) -> None:
-        """Ajoute des lignes à l'outbox de chaque membre sauf `sender`, et (ou d'autres) à la console."""
+        """Ajoute des lignes à l'outbox des membres sauf `sender` ; les montre, ou `console_lines`."""
         if not lines:
             return
         piece = protocol.encode_line(render(lines, self.timestamp))
@@ -237,7 +237,7 @@ class Room:
 
 
 def render(lines: list[str], prefix: str) -> str:
-    """Renvoie ces lignes en un seul texte, chacune après `prefix`, sans la dernière fin de ligne."""
+    """Renvoie ces lignes en un texte, chacune après `prefix`, sans la dernière fin de ligne."""
     return prefix + f"\n{prefix}".join(lines)
 
 
@@ -253,16 +253,16 @@ STOP_SECONDS = 2.5  # s pour s'arrêter : CATCH_UP_SECONDS, LAST_SECONDS et une 
 
 
 class Broadcaster:
-    """Les tournées. Un thread qui trouve leur verrou pris s'en va sans attendre."""
+    """Fait les tournées. Un thread qui trouve leur verrou pris n'attend pas, sauf à l'arrêt."""
 
     def __init__(self, log: "Log | None", has_timestamps: bool) -> None:
         self.errors = Writer(sys.stderr)
         self.console = Writer(sys.stdout, self.errors)
         # Tout thread y dépose (client, lignes), puis (client, None) ; la tournée prend à gauche.
         self.inbox: collections.deque = collections.deque()
-        # Tous, nommés ou non : le thread principal ajoute, la tournée retire.
+        # Les clients, nommés ou non : le thread principal ajoute, la tournée retire.
         self.clients: set[Client] = set()
-        self.bell = threading.Event()  # réveille le veilleur ; tout thread peut sonner
+        self.bell = threading.Event()  # réveille le veilleur ; tout thread peut le faire
         self.is_stopping = False  # écrit une fois, par le thread principal
         # Le thread qui tient ce verrou fait la tournée ; lui seul modifie les champs suivants.
         self.round_lock = threading.Lock()
@@ -275,30 +275,30 @@ class Broadcaster:
         self.has_failed = False  # une tournée a échoué : le serveur doit s'arrêter
 
     def post(self, client: Client, lines: list[bytes] | None) -> None:
-        """Dépose des lignes, ou None quand il n'y en aura plus ; n'importe quel thread."""
+        """Dépose des lignes, ou None quand il n'y en aura plus. Tout thread."""
         self.inbox.append((client, lines))
         self.try_round()
 
     def try_round(self) -> None:
-        """Fait une tournée, sauf si un autre thread en fait une ; n'importe quel thread."""
+        """Fait une tournée, sauf si un autre thread en fait une. Tout thread."""
         if not self.round_lock.acquire(blocking=False):
             return
         try:
             self.make_round()
         except Exception:
-            # Le salon est peut-être incohérent : on garde le verrou, il n'y a plus de tournée.
+            # Le salon est peut-être incohérent : on garde exprès le verrou, donc plus de tournée.
             self.errors.put(traceback.format_exc())
             self.has_failed = True
             return
         self.round_lock.release()
-        if self.inbox and not self.late:  # des lignes déposées pendant la tournée
+        if self.inbox and not self.late:  # déposées pendant la tournée
             self.bell.set()
 
     def watch(self) -> None:
-        """Thread veilleur : fait une tournée quand on le réveille, et de temps en temps."""
+        """Thread veilleur : fait une tournée quand on le réveille, sinon une par seconde."""
         while not self.is_stopping:
             self.bell.wait(TICK_SECONDS if self.is_busy else IDLE_SECONDS)
-            self.bell.clear()  # avant la tournée : ce qui vient ensuite sonnera de nouveau
+            self.bell.clear()  # avant la tournée : un dépôt qui vient ensuite le réveillera aussi
             self.try_round()
 
     def make_round(self) -> None:
@@ -323,7 +323,7 @@ class Broadcaster:
         was_busy = self.is_busy
         self.is_busy = any(client.outbox or client.leaving for client in clients)
         if self.is_busy and not was_busy:
-            self.bell.set()  # le veilleur regardera ensuite de lui-même
+            self.bell.set()  # ensuite, il fera une tournée toutes les TICK_SECONDS
 
     def open_inbox(self) -> None:
         """Traite les dépôts présents, dans la limite d'une tournée."""
@@ -355,7 +355,7 @@ class Broadcaster:
         except OSError:  # la connexion est coupée ; son lecteur s'en apercevra
             data = b""
         client.outbox = [data] if data else []
-        # Il faut rattraper tout le retard : un peu à la fois, cela ralentirait tout le monde.
+        # En rattraper une partie ne suffit pas : tout le monde l'attendrait encore.
         if client.leaving:
             self.late.discard(client)
         elif client in self.late and not data:
@@ -397,15 +397,15 @@ class Broadcaster:
                 client.sock.shutdown(socket.SHUT_WR)
 
     def stop(self) -> int:
-        """Annonce l'arrêt et ferme tout ; renvoie le code de sortie. Thread principal seul."""
+        """Annonce l'arrêt, ferme tout, renvoie le code de sortie. Thread principal."""
         self.is_stopping = True
         self.bell.set()
         deadline = time.monotonic() + STOP_SECONDS
         while self.clients and not self.has_failed and time.monotonic() < deadline:
             self.try_round()
             time.sleep(TICK_SECONDS)
-        self.round_lock.acquire(timeout=OUTPUT_SECONDS)  # et gardé : il n'y a plus de tournée
-        if self.log:
+        # Le verrou n'est plus libéré : aucune tournée n'écrira dans le journal fermé.
+        if (self.round_lock.acquire(timeout=OUTPUT_SECONDS) or self.has_failed) and self.log:
             self.log.file.close()
         if not self.has_failed:
             self.errors.put("Serveur arrêté.")
@@ -446,8 +446,8 @@ class Writer:
     def __init__(self, stream, errors: "Writer | None" = None) -> None:
         protocol.set_up_stream(stream)
         self.stream = stream  # sys.stdout ou sys.stderr ; None s'il était fermé au lancement
-        self.errors = errors  # où le dire si plus rien ne s'y écrit
-        self.is_lost = False  # écrit par son thread : plus rien ne s'y écrit
+        self.errors = errors  # celui qui signale que cette sortie est perdue
+        self.is_lost = False  # True si une écriture a échoué ; son thread seul l'écrit
         # Il faut tenir ce verrou pour toucher aux champs suivants ; jamais pendant une écriture.
         self.changed = threading.Condition()
         self.waiting: list[str] = []  # textes à écrire, dans l'ordre
@@ -500,7 +500,7 @@ class Writer:
 
 
 class Log:
-    """Le journal. La tournée y écrit elle-même : aucune ligne n'attend, donc aucune ne se perd."""
+    """Le journal. La tournée y écrit elle-même : aucune ligne n'attend dans une file."""
 
     def __init__(self, path: str) -> None:
         """Ouvre le fichier `path`, ou lève Refused."""
@@ -516,7 +516,7 @@ class Log:
                     self.file.write(b"\n")  # la dernière ligne était restée inachevée
         except OSError as error:
             raise Refused(f"{where} : {protocol.explain(error)}.") from None
-        self.missing_lines = 0  # lignes que le fichier n'a pas prises, et ne signale pas encore
+        self.missing_lines = 0  # lignes non écrites, que le fichier ne signale pas encore
 
     def append(self, lines: list[str], errors: Writer) -> None:
         """Écrit des lignes (str sans fin de ligne), chacune avec sa date : toutes, ou aucune."""
@@ -543,7 +543,7 @@ class Log:
 
 # --- Démarrer, accepter, finir ---------------------------------------------------
 
-BACKLOG = 4096  # connexions que le système garde avant accept : toute une salle à la fois
+BACKLOG = 4096  # connexions que le système garde avant accept : une salle entière arrive à la fois
 ACCEPT_SECONDS = 0.5  # s par accept au plus : on vérifie ensuite s'il faut s'arrêter
 PAUSE_SECONDS = 0.2  # s après un échec d'accept, qui échouerait sinon de nouveau aussitôt
 CLIENT_BUFFER_BYTES = 64 * 1024  # du système : limite ce qu'un client freiné y accumule
@@ -571,11 +571,11 @@ def accept_clients(listener: socket.socket, broadcaster: Broadcaster, options, s
                 problem = f"Le serveur est complet : {host} refusé."
                 refuse_full(sock)
         except (TimeoutError, ConnectionError):
-            continue  # personne, ou un client déjà reparti
+            continue  # aucun client n'est venu, ou il est déjà reparti
         except OSError as error:
             problem = f"Impossible d'accepter un client : {protocol.explain(error)}."
             time.sleep(PAUSE_SECONDS)
-        if problem and not last_problem:  # dit une seule fois, jusqu'à la prochaine arrivée
+        if problem and not last_problem:  # une seule fois, jusqu'à la prochaine arrivée
             broadcaster.errors.put(problem)
 
 
@@ -623,7 +623,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     """Renvoie le socket d'écoute, ou lève Refused avec ce qu'il faut faire."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # IPv4 d'abord : c'est là que le client cherche « localhost ».
+        # IPv4 d'abord (False vient avant True) : c'est là que le client cherche « localhost ».
         family, *_, address = min(found, key=lambda info: info[0] != socket.AF_INET)
         dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         listener = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
@@ -652,7 +652,7 @@ def greeting(listener: socket.socket) -> str:
 
 
 def catch_signals(received: list[int]) -> dict:
-    """Fait noter les signaux d'arrêt (ni verrou ni exception ici) ; renvoie les anciens réglages."""
+    """Fait noter les signaux d'arrêt (sans verrou ni exception) ; renvoie les réglages d'avant."""
     previous = {}
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # Ctrl+C, kill, Ctrl+Pause sous Windows
         if number := getattr(signal, name, None):
@@ -662,7 +662,7 @@ def catch_signals(received: list[int]) -> dict:
 
 
 def main() -> int:
-    """Renvoie le code de sortie : 0 après un arrêt demandé, 2 si une option est refusée, sinon 1."""
+    """Renvoie le code de sortie : 0 après un arrêt demandé, 2 pour une option refusée, sinon 1."""
     parser = protocol.new_option_parser("Le serveur du chat.")
     parser.add_argument("--horodatage", action="store_true", help="[HH:MM] devant les messages")
     parser.add_argument("--journal", metavar="FICHIER", help="enregistre la console dans FICHIER")
@@ -690,7 +690,7 @@ def main() -> int:
         return code
     finally:
         start.finish()
-        for number, handler in previous.items():  # à la session qui continue, s'il y en a une
+        for number, handler in previous.items():  # une session qui continue retrouve ses réglages
             signal.signal(number, handler if protocol.session_goes_on() else signal.SIG_IGN)
 
 

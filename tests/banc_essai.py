@@ -11,11 +11,11 @@
     python3 tests/banc_essai.py --rapide       quelques secondes : vérifie, et ne mesure rien
 
 Chaque serveur a son processus ; celui-ci les charge tous, à tour de rôle, et plusieurs fois :
-ce que la machine fait d'autre gêne ainsi tout le monde. On compare des *rapports* pris dans le
+les autres programmes de la machine les gênent ainsi tous de la même façon. On compare des *rapports* pris dans le
 même tour ; on donne la médiane, le minimum et le maximum. Le rapport dit combien de fois nous
 faisons mieux : nous ÷ lui pour un débit, lui ÷ nous pour un délai ou de la mémoire.
 
-Fenêtre 64 : chaque bavard envoie 64 messages d'un coup, puis attend que tous les aient reçus.
+Un bavard est un client qui envoie. Fenêtre 64 : il envoie 64 messages en une fois, puis attend que tous les aient reçus.
 Fenêtre 1 : un seul message, puis la même attente ; c'est un ping-pong.
 
 On ne compte que les messages dont on voit l'auteur, comme l'exercice le veut : des serveurs
@@ -70,7 +70,7 @@ class Contender:
     chooses_port: bool = False  # accepte le port 0 et dit, en première ligne, celui qu'il a pris
     author: bytes = rb"u\d+ : "  # motif de l'auteur devant un message
     max_clients: int = 1000
-    tears_lines: bool = False  # défaut connu : un recv y vaut un message, et coupe les lignes
+    tears_lines: bool = False  # défaut connu : il prend un recv pour un message, et coupe des lignes
 
 
 def ours(
@@ -122,7 +122,7 @@ NGIRCD = Contender(
     author=rb":u\d+!\S+ PRIVMSG &b :",
 )
 
-# Les idées du serveur, une par une : le même serveur, sans elle.
+# Pour chaque idée du serveur, le même serveur sans cette idée.
 VARIANTS = [
     Contender(label, ours(patch), chooses_port=True)
     for label, patch in (
@@ -145,7 +145,7 @@ VARIANTS = [
 ]
 
 
-class Server:
+class RunningServer:
     """Un serveur lancé dans son processus, console et erreurs dans un fichier."""
 
     def __init__(self, contender: Contender, clients: int) -> None:
@@ -173,7 +173,7 @@ class Server:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(rf"^{field}:\s+(\d+)", text, re.M)[1])
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> "RunningServer":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -205,14 +205,14 @@ def connect(port: int) -> socket.socket | None:
     return None
 
 
-# --- La foule : tous les clients d'un serveur, dans un seul thread ---------------
+# --- Tous les clients d'un serveur, dans un seul thread --------------------------
 
 
 class Stalled(Exception):
-    """Le serveur ne fait plus rien avancer."""
+    """Le serveur ne répond plus."""
 
 
-class Listener:
+class Member:
     """Un client, et ce qu'il a reçu."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -225,17 +225,17 @@ class Listener:
 class Crowd:
     """Des clients d'un même serveur, les premiers étant les bavards."""
 
-    def __init__(self, server: Server, contender: Contender, count: int) -> None:
+    def __init__(self, server: RunningServer, contender: Contender, count: int) -> None:
         self.contender = contender
         self.poller = select.epoll()
-        self.by_descriptor: dict[int, Listener] = {}
-        self.members: list[Listener] = []
+        self.by_descriptor: dict[int, Member] = {}
+        self.members: list[Member] = []
         self.messages = 0  # reçus, tous ensemble, depuis le début de la mesure
         for number in range(count):
             sock = server.connect()
             if contender.hello:
                 sock.sendall(contender.hello.format(f"u{number}").encode())
-            member = Listener(sock)
+            member = Member(sock)
             self.members.append(member)
             self.by_descriptor[sock.fileno()] = member
             self.poller.register(sock, select.EPOLLIN)
@@ -243,7 +243,7 @@ class Crowd:
             self.restart()
 
     def settle(self) -> None:
-        """Attend que chacun entende les autres : tous sont alors admis et tout bruit est passé.
+        """Attend que chacun entende les autres : tous sont alors admis, sans annonce en chemin.
 
         Des saluts partent des deux bouts, encore et encore, jusqu'à ce que tous en aient vu un ;
         chacun porte un numéro, et l'on attend le dernier.
@@ -331,7 +331,7 @@ def check(crowd: Crowd, sent: list[int], size: int) -> tuple[int, str]:
             following[int(talker)] += 1
         wanted = [0 if talker == own else count for talker, count in enumerate(sent)]
         if following != wanted:
-            return signed, "lignes perdues, ou rendues à leur auteur"
+            return signed, "lignes perdues, ou renvoyées à leur auteur"
     return signed, problem
 
 
@@ -351,7 +351,7 @@ class Row:
     problem: str = ""
 
     def ratios(self, ours: "Row") -> list[float]:
-        """Rend, tour par tour, combien de fois nous faisons mieux que lui."""
+        """Renvoie, tour par tour, combien de fois nous faisons mieux que lui."""
         pairs = [(a, b) for a, b in zip(ours.values, self.values) if a and b]
         return [a / b if self.is_rate else b / a for a, b in pairs]
 
@@ -398,7 +398,7 @@ def measure_delays(crowd: Crowd) -> tuple[float, float]:
     return delays[len(delays) // 2] * 1000, delays[len(delays) * 99 // 100] * 1000
 
 
-def measure_stuck(server: Server, crowd: Crowd) -> tuple[float, str]:
+def measure_stuck(server: RunningServer, crowd: Crowd) -> tuple[float, str]:
     """Renvoie le plus long silence (s) que subissent les autres, et la part qu'ils ont reçue."""
     stuck = server.connect()
     stuck.sendall(crowd.contender.hello.format("bloque").encode() or b"\n")
@@ -425,7 +425,7 @@ def measure_stuck(server: Server, crowd: Crowd) -> tuple[float, str]:
 
 def measure_silent(contender: Contender, count: int) -> tuple[float, float, str]:
     """Renvoie (s pour admettre tous les clients, Kio par client, remarque)."""
-    with Server(contender, count) as server:
+    with RunningServer(contender, count) as server:
         empty = server.status("VmRSS")
         start = time.perf_counter()
         with Crowd(server, contender, count) as crowd:
@@ -447,7 +447,7 @@ class Bench:
         self.rows: dict[tuple[str, str], Row] = {}
 
     def turn(self) -> None:
-        """Commence un tour, avec un autre en premier : ce que cela coûte passe à chacun."""
+        """Commence un tour, avec un autre en premier : cela profite ou coûte à chacun à son tour."""
         self.order = self.order[1:] + self.order[:1]
 
     def add(self, case: str, contender: Contender, value: float, note: str, problem: str = "",
@@ -462,7 +462,7 @@ class Bench:
         """Un tour d'un salon : chaque serveur y passe."""
         who = f"{talkers} → {clients - 1}" if talkers == 1 else f"{clients} entre eux"
         for contender in self.order:
-            with Server(contender, clients) as server:
+            with RunningServer(contender, clients) as server:
                 try:
                     with Crowd(server, contender, clients) as crowd:
                         crowd.settle()
@@ -481,7 +481,7 @@ class Bench:
 
     def run_stuck(self) -> None:
         for contender in self.order:
-            with Server(contender, 12) as server, Crowd(server, contender, 11) as crowd:
+            with RunningServer(contender, 12) as server, Crowd(server, contender, 11) as crowd:
                 crowd.settle()
                 gap, note = measure_stuck(server, crowd)
                 case = "un client qui ne lit pas : plus long silence"
@@ -493,8 +493,8 @@ class Bench:
         for contender in self.order:
             if count <= contender.max_clients:
                 seconds, kibibytes, note = measure_silent(contender, count)
-                self.add(f"{count} muets : admission", contender, seconds, note, "", "s", False)
-                self.add(f"{count} muets : mémoire", contender, kibibytes, note, "", "Kio", False)
+                self.add(f"{count} silencieux : admission", contender, seconds, note, "", "s", False)
+                self.add(f"{count} silencieux : mémoire", contender, kibibytes, note, "", "Kio", False)
 
     def print_table(self) -> None:
         """Imprime une rangée par cas et par serveur, le rapport d'abord."""
@@ -517,7 +517,7 @@ class Bench:
         return list(dict.fromkeys(case for case, _ in self.rows))
 
     def failed(self) -> bool:
-        """Dit si une rangée est fausse, hors du défaut connu de qui déchire les lignes."""
+        """Renvoie True si une rangée est fausse, sauf le défaut connu de ceux qui coupent les lignes."""
         return any(
             row.problem and not (row.contender.tears_lines and row.problem == "lignes déchirées")
             for row in self.rows.values()

@@ -1,6 +1,6 @@
 """Le client habituel de l'exercice, pour comparer : À NE PAS IMITER. Il affiche ce qu'il reçoit au milieu
-de ce que l'on tape, obéit aux codes qu'un autre y a mis, ne voit la fin du serveur qu'au deuxième
-envoi, et son `close` ne réveille pas le thread qui reçoit.
+de ce que l'on tape, exécute les codes de terminal qu'un message contient, ne voit la fin du serveur
+qu'au deuxième envoi, et son `close` ne réveille pas le thread qui reçoit.
 """
 
 import socket

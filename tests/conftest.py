@@ -6,7 +6,7 @@ une durée ; PATIENCE n'est là que pour qu'un test en échec finisse. Les fichi
     test_chat_protocol.py   les règles de la conversation, sans réseau
     test_serveur.py         le serveur, dans l'ordre du README : entrer, parler, partir…
     test_client.py          le client, dans un terminal, une fenêtre, un tube
-    test_pieges.py          les pièges : la solution habituelle y tombe, la nôtre non
+    test_pieges.py          les pièges : la solution habituelle échoue, la nôtre réussit
     test_readme.py          le README : ses commandes, ses noms, ses sessions
     test_loupe.py           la loupe : chaque scène montre ses étapes
     loupe.py                montre, étape par étape, quel thread du serveur fait quoi
@@ -84,7 +84,7 @@ class Peer:
 
 def server_command(patch: str = "") -> list[str]:
     """Renvoie ce qui lance le serveur, après que `patch` a changé son module `s`."""
-    # Chaque arrêt attend accept, et les clients que le test ne ferme pas : il y en a cent.
+    # Un arrêt attend accept et les clients encore là ; une centaine de tests arrêtent un serveur.
     quick = "s.ACCEPT_SECONDS = 0.05; s.LAST_SECONDS = 0.2"
     program = f"import sys, serveur_exo as s\n{quick}\n{patch}\nsys.exit(s.main())"
     return [sys.executable, "-W", "error", "-c", program]
@@ -203,7 +203,7 @@ def start_server():
 @pytest.fixture
 def terminal():
     """Renvoie une fonction qui lance un client dans un terminal ; tous sont fermés à la fin."""
-    from terminal import Session  # il emprunte à ce module-ci
+    from terminal import Session  # il importe ce module-ci
 
     sessions = []
 

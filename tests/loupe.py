@@ -5,7 +5,7 @@
     python3 tests/loupe.py SCENE       une autre scène (--help les nomme)
 
 Les programmes ne contiennent rien pour la loupe : elle remplace de l'extérieur, par leur nom, les
-fonctions dont parle SCENES, et appelle les vraies. Une fonction ou une étape qui n'existe plus est
+fonctions citées dans observe_server, et appelle les vraies. Une fonction ou une étape qui n'existe plus est
 une erreur, dite en une phrase, avec le code de sortie 1.
 """
 
@@ -39,9 +39,9 @@ class Lens:
         self.hides: Callable | None = None  # dit si une étape est cachée ; None : toutes
         self.repeated = 0  # étapes semblables à la dernière, que l'on compte sans les montrer
         self.names = {threading.main_thread().ident: "principal"}  # par numéro de thread
-        self.people: dict[int, str] = {}  # par port : le nom d'un client, avant même qu'il le dise
+        self.people: dict[int, str] = {}  # par port : le nom d'un client, avant même qu'il l'envoie
         self.console = ""  # tout ce que le serveur a affiché
-        self.pass_on = threading.Event()  # tant qu'il n'est pas mis, qui a le verrou attend
+        self.pass_on = threading.Event()  # le thread qui a le verrou attend cet événement
         self.pass_on.set()
         self.broadcaster: serveur_exo.Broadcaster | None = None
 
@@ -88,7 +88,7 @@ class Lens:
 
 
 def is_alike(seen: tuple, last: tuple) -> bool:
-    """Dit si deux étapes sont des envois à un même client, tous deux complets ou tous deux vains."""
+    """Dit si deux étapes sont des envois à un même client, tous deux complets, ou sans aucun octet accepté."""
     (_, step, detail), (_, last_step, last_detail) = seen, last
     person, taken = detail.split(" : ")[0], detail.split(", ")[-1]
     is_same_kind = step == last_step == "send_now" and taken in ("tous acceptés", "0 accepté")
@@ -130,7 +130,7 @@ def observe(owner: object, name: str, before=None, after=None, lock=None) -> Non
 
 
 class ObservedSocket:
-    """Le socket d'un client, côté serveur ; tout ce qui n'est pas ici va au vrai."""
+    """Le socket d'un client, côté serveur ; les autres méthodes sont celles du vrai."""
 
     def __init__(self, sock: socket.socket, lens: Lens) -> None:
         self.sock, self.lens = sock, lens
@@ -251,7 +251,7 @@ def observe_server(lens: Lens) -> None:
 
 
 class Person:
-    """Un client : comme le vrai, il a un thread pour recevoir, sauf s'il ne lit pas."""
+    """Un client ; un thread reçoit pour lui, sauf pour Léo, qui ne lit pas."""
 
     def __init__(self, name: str, lens: Lens, port: int) -> None:
         self.name, self.lens, self.reads = name, lens, name != "Léo"
@@ -379,7 +379,7 @@ SCENES = {  # les clients de chaque scène, et ce qu'elle cache
 
 
 def play(scene: Callable, lens: Lens) -> None:
-    """Fait entrer les clients, joue la scène, arrête le serveur. Thread à part."""
+    """Fait entrer les clients, joue la scène, arrête le serveur, depuis un autre thread."""
     names, hides = SCENES[scene]
     lens.wait_for_console("Serveur en attente")
     port = int(lens.console.partition("127.0.0.1:")[2].split()[0])
@@ -416,7 +416,7 @@ def main() -> int:
     chat_protocol.set_up_stream(sys.stdout)
     lens = Lens(sys.stdout)
     observe_server(lens)
-    # Une tournée du veilleur, au mauvais moment, prendrait le verrou : il attend qu'on le sonne.
+    # Une tournée du veilleur, au mauvais moment, prendrait le verrou : il n'en fait que réveillé.
     serveur_exo.IDLE_SECONDS = 3600
     sys.stdout, sys.stderr = ObservedStream("console", lens), ObservedStream("stderr", lens)
     sys.argv[1:] = ["--port", "0", "--debit", "0"]

@@ -93,7 +93,7 @@ GUARDS = [
         "        self.round_lock = threading.Semaphore(9)",
     ),
     (
-        "un_client_mort_ne_fait_pas_taire_un_innocent", "serveur_exo.py",
+        "un_client_parti_n_empeche_pas_de_lire_les_autres", "serveur_exo.py",
         "            data = data[send_now(client.sock, data) :]\n        except OSError:",
         "            data = data[send_now(client.sock, data) :]\n        except KeyError:",
     ),

@@ -1,6 +1,7 @@
-"""La solution habituelle de l'exercice, pour comparer : À NE PAS IMITER. Un recv y vaut un message,
-nom compris ; un caractère coupé, un client mort, une coupure nette y tuent un thread ou l'accueil ;
-une fin de flux tourne sans fin ; la liste change en plein parcours ; un bloqué bloque tout le monde.
+"""La solution habituelle de l'exercice, pour comparer : À NE PAS IMITER. Chaque recv y compte pour
+un message, nom compris ; un caractère coupé ou une déconnexion y arrête un thread, ou l'accueil ; la
+fin d'un flux donne une boucle sans fin ; la liste change pendant qu'on la parcourt ; un client qui ne
+lit plus bloque tous les autres.
 """
 
 import socket

@@ -21,7 +21,7 @@ from conftest import PATIENCE, ROOT
 CODE = re.compile(r"\x1b\[([?\d;]*)([A-Za-z@])|\x1b([78DM=>])|\x1b")
 
 
-class Screen:
+class Grid:
     """Des rangées de cases, un curseur."""
 
     def __init__(self, width: int, height: int) -> None:
@@ -134,7 +134,7 @@ class Session:
             [sys.executable, "-W", "error", "-c", program or ours, *options],
             cwd=ROOT, stdin=self.terminal, stdout=self.terminal, stderr=self.terminal,
             start_new_session=True, env={**os.environ, **environment}, pass_fds=pass_fds,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # pour que Ctrl+C en soit un
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # pour que Ctrl+C envoie SIGINT
         )  # fmt: skip
         self.read = b""
         self.is_closed = False
@@ -146,12 +146,12 @@ class Session:
 
     def rows(self) -> list[str]:
         """Renvoie l'écran, rangée par rangée."""
-        return self.screen().shown()
+        return self.grid().shown()
 
-    def screen(self) -> Screen:
-        screen = Screen(self.width, self.height)
-        screen.draw(self.seen)
-        return screen
+    def grid(self) -> Grid:
+        grid = Grid(self.width, self.height)
+        grid.draw(self.seen)
+        return grid
 
     def type(self, text: str | bytes) -> None:
         os.write(self.master, text.encode() if isinstance(text, str) else text)
@@ -196,9 +196,9 @@ class Session:
         raise AssertionError(self.seen)
 
     def end(self) -> int:
-        """Attend la fin ; renvoie le code de sortie, le terminal étant comme avant."""
+        """Attend la fin ; renvoie le code de sortie ; vérifie les réglages du terminal."""
         try:
-            while self.process.poll() is None:  # qui ne lirait pas l'écran le bloquerait
+            while self.process.poll() is None:  # si on ne lisait pas, il serait bloqué
                 if select.select([self.master], [], [], 0.01)[0]:
                     self.read += os.read(self.master, 65536)
             while select.select([self.master], [], [], 0)[0]:

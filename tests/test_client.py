@@ -92,7 +92,7 @@ def test_au_debit_normal_un_tube_attend_que_tout_soit_pris(start_server):
     assert alice.lines_until("* Robot a quitté le chat.") == ["Robot : ligne"] * 25 + ["Robot : fin"]
 
 
-def test_un_serveur_tue_avant_d_avoir_tout_pris_rend_1(start_server):
+def test_un_serveur_tue_avant_d_avoir_tout_pris_renvoie_1(start_server):
     server = start_server()
     alice = server.connect("Alice")
     robot = start_client("--port", str(server.port), "--nom", "Robot")
@@ -139,12 +139,12 @@ def test_toutes_les_lignes_recues_sont_gardees(start_server):
 
 
 @pytest.mark.parametrize("text", ["", "\n \n"], ids=["vide", "blanc"])
-def test_un_tube_sans_nom_rend_1_et_le_dit(text):
+def test_un_tube_sans_nom_renvoie_1_et_le_dit(text):
     result = run_client(text=text)
     assert (result.returncode, result.stderr.decode()) == (1, "Aucun nom donné.\n")
 
 
-def test_un_nom_refuse_sans_terminal_rend_1(start_server):
+def test_un_nom_refuse_sans_terminal_renvoie_1(start_server):
     result = run_client("--port", str(start_server().port), "--nom", "a b")
     assert (result.returncode, result.stderr) == (1, b"")
     assert result.stdout.startswith(b"! ")
@@ -157,7 +157,7 @@ def test_un_nom_qui_cache_une_ligne_est_refuse(start_server):
     assert alice.barrier() == "* Connectés (1) : Alice"
 
 
-def test_un_serveur_complet_rend_1_avec_sa_raison(start_server):
+def test_un_serveur_complet_renvoie_1_avec_sa_raison(start_server):
     server = start_server("--max-clients", "1")
     server.connect("Alice")
     result = run_client("--port", str(server.port), "--nom", "Bob")
@@ -175,14 +175,14 @@ def test_sans_serveur_le_client_le_dit():
 
 
 @pytest.mark.parametrize("host", ["..", "nulle-part.invalid"])
-def test_une_adresse_inconnue_rend_1(host):
+def test_une_adresse_inconnue_renvoie_1(host):
     result = run_client("--hote", host, "--nom", "Alice")
     assert result.returncode == 1
     assert "adresse inconnue" in result.stderr.decode() and result.stderr.count(b"\n") == 1
 
 
 @pytest.mark.parametrize("option", [["--port", "70000"], ["--hote", ""], ["--nom"], ["-x"]])
-def test_une_mauvaise_option_rend_2_et_une_seule_ligne(option):
+def test_une_mauvaise_option_renvoie_2_et_une_seule_ligne(option):
     result = run_client(*option)
     assert (result.returncode, result.stderr.count(b"\n")) == (2, 1)
 
@@ -216,21 +216,21 @@ def test_un_disque_plein_est_signale_une_fois_et_l_entree_part_quand_meme(start_
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_un_tube_interrompu_rend_1_et_le_dit(fake_server, number):
+def test_un_tube_interrompu_renvoie_1_et_le_dit(fake_server, number):
     robot = start_client("--port", fake_server.port, "--nom", "Alice")
     peer = fake_server.admit()
     assert robot.stdout.readline() == b"* Bienvenue, Alice !\n"
     robot.stdin.write(b"un\n")
     robot.stdin.flush()
     assert peer.line() == "un"
-    while not select.select([peer.sock], [], [], 0.5)[0]:  # une lecture qui commence le perdrait
+    while not select.select([peer.sock], [], [], 0.5)[0]:  # reçu juste avant une lecture, il serait sans effet
         robot.send_signal(number)
     assert [peer.line(), peer.line()] == ["", "exit"]
     peer.close()
     assert finish(robot) == (1, "Interrompu : une partie de l'envoi est peut-être perdue.\n")
 
 
-def test_un_tube_interrompu_avant_d_avoir_donne_un_nom_rend_1_et_le_dit():
+def test_un_tube_interrompu_avant_d_avoir_donne_un_nom_renvoie_1_et_le_dit():
     robot = start_client("--port", "1")
     assert robot.stdout.read(len("Entrez votre nom : ")) == b"Entrez votre nom : "
     for _ in range(10 * PATIENCE):  # un signal reçu juste avant la lecture ne se voit qu'au suivant
@@ -422,7 +422,7 @@ def test_au_terminal_on_parle_on_recoit_et_on_part(start_server, terminal):
     ["exit\r", " EXIT \r", "/quitter\r", "/exit\r", "/quit\r", "\x04", "\x03", "à moitié\x03"],
     ids=["exit", "EXIT", "quitter", "slash_exit", "quit", "ctrl_d", "ctrl_c", "ctrl_c_en_tapant"],
 )
-def test_chaque_facon_de_partir_rend_0_et_le_terminal(start_server, terminal, keys):
+def test_chaque_facon_de_partir_renvoie_0_et_le_terminal(start_server, terminal, keys):
     server = start_server()
     bob = server.connect("Bob")
     alice = terminal("--port", str(server.port), "--nom", "Alice")
@@ -442,7 +442,7 @@ def test_kill_rend_le_terminal_et_quitte_le_chat(start_server, terminal):
 
 
 @pytest.mark.parametrize("keys", ["exit\r", "/quitter\r", "\x03", "\x04"])
-def test_partir_avant_de_donner_un_nom_rend_0(terminal, keys):
+def test_partir_avant_de_donner_un_nom_renvoie_0(terminal, keys):
     alice = terminal("--port", "1")
     alice.wait_for("Entrez votre nom : ")
     alice.insist(lambda: alice.type(keys), PARTED)
@@ -595,11 +595,11 @@ def test_une_ligne_arrive_au_dessus_de_ce_que_l_on_tape(
     alice, server = conversation()
     alice.type(typed)
     alice.wait_for_rows(f"{PROMPT}{row}")
-    while alice.screen().column != len(PROMPT) + column:
+    while alice.grid().column != len(PROMPT) + column:
         alice.read_more()
     server.send("Bob : Ça va ?\n")
     alice.wait_for_rows("* Bienvenue, Alice !", "Bob : Ça va ?", f"{PROMPT}{row}")
-    assert alice.screen().column == len(PROMPT) + column
+    assert alice.grid().column == len(PROMPT) + column
     alice.type(f"{rest}\r")
     assert server.line() == sent
 
@@ -1126,7 +1126,7 @@ readline.add_history("avant")
 handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
 import client_exo
 for _ in range(2):
-    print("rend", client_exo.main(), flush=True)
+    print("main renvoie", client_exo.main(), flush=True)
 length = readline.get_current_history_length()
 assert [readline.get_history_item(n + 1) for n in range(length)] == ["avant"], length
 assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
@@ -1141,7 +1141,7 @@ def test_une_session_qui_continue_retrouve_son_historique_et_ses_signaux(start_s
         alice.type("Bonjour\r")
         alice.wait_for(PROMPT, times=2 * times)
         alice.type("exit\r")
-        alice.wait_for("rend 0", times=times)
+        alice.wait_for("main renvoie 0", times=times)
     alice.wait_for("intact")
     assert alice.end() == 0
 
@@ -1176,7 +1176,7 @@ def test_une_machine_disparue_est_cherchee_par_des_sondes(fake_server, in_pipe):
 
 @pytest.fixture
 def cable():
-    """Renvoie deux réseaux reliés par un câble (de quoi y entrer), et de quoi le débrancher."""
+    """Renvoie deux programmes, qui entrent chacun dans un réseau, et de quoi débrancher le câble."""
     ours, theirs = (f"chat{os.getpid()}{side}" for side in "ab")
 
     def ip(*words: str) -> None:

@@ -1,9 +1,9 @@
 """Les pièges d'un chat à threads : ce que fait la solution habituelle, et ce que fait celle-ci.
 
 Un test joue la même scène deux fois : avec `serveur_naif.py` (ou `client_naif.py`), qui doit
-échouer, et avec ce dépôt, qui doit réussir. Quand le naïf n'échouerait que de temps en temps, le
-test y met la pause qui renvoie l'échec certain. Sous l'explication, « Protection » nomme l'endroit
-du code qui répond ; `python3 tests/sans_gardes.py` le retire et vérifie que le test échoue.
+échouer, et avec ce dépôt, qui doit réussir. Si le naïf n'échouait que de temps en temps, le test
+y met une pause qui rend l'échec certain. Sous l'explication, « Protection » nomme l'endroit du
+code qui l'évite ; `python3 tests/sans_gardes.py` le retire et vérifie que le test échoue.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 NAIVE_SERVER = (HERE / "serveur_naif.py").read_text(encoding="utf-8")
 NAIVE_CLIENT = (HERE / "client_naif.py").read_text(encoding="utf-8")
 
-SILENCE_SECONDS = 1.5  # s sans rien, là où le naïf ne dira jamais plus rien
+SILENCE_SECONDS = 1.5  # s sans rien recevoir : le serveur naïf est alors tenu pour bloqué
 MANY_BYTES = 32 * 1024 * 1024  # octets : plus que tous les tampons du système ensemble
 
 
@@ -83,8 +83,8 @@ def naive_server():
 def gather(server, *names: str) -> list[Peer]:
     """Fait entrer un témoin, puis ces clients un par un ; renvoie le témoin et ces clients.
 
-    Chacun est inscrit quand le témoin l'apprenvoie : le naïf ne dit rien à qui entre, mais ne
-    laisse entrer personne avant d'avoir inscrit le précédent.
+    Un client est inscrit quand le témoin apprend son arrivée : le serveur naïf n'envoie rien au
+    client qui entre, mais n'accepte personne avant d'avoir inscrit le précédent.
     """
     witness = server.connect()
     witness.send("Temoin\n")
@@ -106,7 +106,7 @@ def line_with(peer: Peer, word: str) -> str:
 
 
 def line_heard(server, text: str, word: str) -> str:
-    """Fait envoyer `text` d'un coup à Alice ; renvoie la ligne avec `word` que Bob reçoit."""
+    """Fait envoyer `text` en une fois à Alice ; renvoie la ligne avec `word` que Bob reçoit."""
     _, alice, bob = gather(server, "Alice", "Bob")
     alice.send(text)
     return line_with(bob, word)
@@ -121,7 +121,7 @@ def enter(client: Session) -> None:
 
 
 def hears_nothing(peer: Peer) -> bool:
-    """Dit que rien n'arrive pendant un moment ; à ne croire que du naïf, bloqué pour toujours."""
+    """Renvoie True si rien n'arrive un moment ; cela ne prouve un blocage que du serveur naïf."""
     return not select.select([peer.sock], [], [], SILENCE_SECONDS)[0]
 
 
@@ -142,7 +142,7 @@ def test_un_recv_n_est_pas_un_message(naive_server, start_server):
     """TCP transporte un flux d'octets : deux messages envoyés peuvent n'en faire qu'un à recv.
 
     Le naïf colle son « Nom : » devant le tout, et la deuxième ligne n'a pas d'auteur.
-    Protection : LineBuffer.take coupe les octets reçus sur les fins de ligne.
+    Protection : LineBuffer.feed coupe les octets reçus sur les fins de ligne.
     """
 
     assert line_heard(naive_server(), "un\ndeux\n", "deux") == "deux"
@@ -150,9 +150,9 @@ def test_un_recv_n_est_pas_un_message(naive_server, start_server):
 
 
 def test_le_nom_ne_se_colle_pas_au_premier_message(naive_server, start_server):
-    """Un client rapide envoie son nom et un message d'un coup : recv renvoie les deux.
+    """Un client rapide envoie son nom et un message en une fois : recv renvoie les deux.
 
-    Le naïf prenvoie le tout pour un nom, de deux lignes.
+    Le serveur naïf prend le tout pour un nom de deux lignes.
     Protection : Room.receive traite les lignes une à une, la première étant le nom.
     """
 
@@ -166,9 +166,9 @@ def test_le_nom_ne_se_colle_pas_au_premier_message(naive_server, start_server):
 
 
 def test_un_caractere_coupe_par_recv_ne_tue_pas_le_thread(naive_server, start_server):
-    """« é » fait deux octets : recv(1024) peut n'en rendre qu'un, que decode refuse.
+    """« é » fait deux octets : recv(1024) peut n'en renvoyer qu'un, et decode échoue.
 
-    Le thread du naïf meurt d'une UnicodeDecodeError et son client n'est plus jamais lu.
+    Ce thread du serveur naïf s'arrête (UnicodeDecodeError), et son client n'est plus lu.
     Protection : read_client garde des octets dans LineBuffer, et decode_line ne voit qu'une ligne
     entière.
     """
@@ -185,7 +185,7 @@ def test_une_fin_de_flux_n_est_pas_un_message_vide(naive_server, start_server):
     """Quand l'autre ferme, recv renvoie b"" aussitôt, et encore à chaque appel.
 
     Le naïf y voit un message vide : il le diffuse sans fin, à 100 % du processeur, et personne
-    n'apprenvoie le départ.
+    n'apprend le départ.
     Protection : read_client s'arrête à la première réponse vide de recv.
     """
 
@@ -204,7 +204,7 @@ def test_une_fin_de_flux_n_est_pas_un_message_vide(naive_server, start_server):
 
 
 def test_un_client_muet_n_empeche_pas_les_autres_d_entrer(naive_server, start_server):
-    """Le naïf attend le nom dans la boucle d'accept : tant qu'un client se tait, nul n'entre.
+    """Le naïf attend le nom dans la boucle d'accept : un client sans nom arrête les autres.
 
     Protection : start_reader donne à chaque client un thread, qui attend le nom de ce client.
     """
@@ -238,7 +238,7 @@ def test_un_client_qui_coupe_net_n_arrete_pas_l_accueil(naive_server, start_serv
 
 
 def test_un_client_est_inscrit_avant_que_son_thread_demarre(naive_server, start_server):
-    """Dès start(), le thread court : ce qu'on écrit après peut venir trop tard.
+    """Dès start(), le thread s'exécute : ce que l'on prépare après peut arriver trop tard.
 
     Le naïf lance le thread, puis range le nom : un message déjà là lève KeyError. La fenêtre
     est étroite ; on l'élargit ici en faisant durer start().
@@ -266,9 +266,9 @@ def test_un_client_est_inscrit_avant_que_son_thread_demarre(naive_server, start_
 
 
 def test_deux_clients_n_ont_pas_le_meme_nom(naive_server, start_server):
-    """Sans vérification, qui dit quoi ? « Alice : j'accepte » vient de l'une ou de l'autre.
+    """Sans vérification, on ne sait pas laquelle des deux a écrit « Alice : j'accepte ».
 
-    Protection : Room.join refuse un nom dont name_key est déjà prise.
+    Protection : Room.enter refuse un nom dont name_key est déjà prise.
     """
 
     def scene(server) -> str:
@@ -283,7 +283,7 @@ def test_deux_clients_n_ont_pas_le_meme_nom(naive_server, start_server):
 
 
 def test_un_nom_n_imite_pas_la_ligne_d_un_autre(naive_server, start_server):
-    """Un nom est recopié devant chaque message : « Alice : oui, et » en fait un faux.
+    """Un nom est recopié devant chaque message : « Alice : oui, et » imite ceux d'Alice.
 
     Protection : normalize_name n'admet ni blanc, ni « : », ni parenthèse.
     """
@@ -468,19 +468,19 @@ def send(client, data):
     assert [chloe.line() for _ in range(count)] == [david.line() for _ in range(count)]
 
 
-def test_un_client_mort_ne_fait_pas_taire_un_innocent(naive_server, start_server):
-    """Écrire à un client parti lève une exception... dans le thread de celui qui parle.
+def test_un_client_parti_n_empeche_pas_de_lire_les_autres(naive_server, start_server):
+    """Envoyer à un client parti lève une exception, dans le thread d'un autre client.
 
-    Celui du naïf en meurt : Alice ne sera plus jamais lue, sans le savoir.
+    Ce thread du serveur naïf s'arrête : Alice n'est plus lue, et rien ne le lui indique.
     Protection : Broadcaster.send rattrape OSError pour ce destinataire, et continue.
     """
 
     def scene(server) -> Peer:
-        # Le mort avait beaucoup dit : le lecteur de notre serveur, freiné par le débit, ne sait
-        # pas encore qu'il est mort quand Alice parle.
-        _, dead, alice, bob = gather(server, "Mort", "Alice", "Bob")
-        dead.send("x\n" * 500)
-        dead.reset()
+        # Ce client avait beaucoup envoyé : son lecteur, freiné par le débit, ne sait pas encore
+        # qu'il est parti quand Alice parle.
+        _, gone, alice, bob = gather(server, "Parti", "Alice", "Bob")
+        gone.send("x\n" * 500)
+        gone.reset()
         alice.send("Bonjour\n")
         return bob
 
@@ -491,10 +491,10 @@ def test_un_client_mort_ne_fait_pas_taire_un_innocent(naive_server, start_server
 
 
 def test_qui_ne_lit_plus_ne_bloque_pas_les_autres(naive_server, start_server):
-    """Quand les tampons d'un client sont pleins, sendall attend qu'il lise, peut-être toujours.
+    """Quand les tampons d'un client sont pleins, sendall attend qu'il lise, peut-être sans fin.
 
-    Chez le naïf, tous ceux qui parlent finissent par attendre avec lui : le chat est gelé.
-    Protection : send_now n'attend jamais ; après une seconde, Broadcaster.disconnect déconnecte le client.
+    Dans le serveur naïf, tous les threads finissent par attendre ce client : le chat est bloqué.
+    Protection : send_now n'attend jamais ; une seconde après, Broadcaster.disconnect le déconnecte.
     """
 
     def scene(server) -> Peer:
@@ -514,7 +514,7 @@ def test_qui_ne_lit_plus_ne_bloque_pas_les_autres(naive_server, start_server):
 
 
 def test_une_console_que_personne_ne_lit_n_arrete_pas_le_chat(naive_server, start_server):
-    """print attend comme sendall : un Ctrl+S, un tube plein, et le serveur est gelé.
+    """print attend comme sendall : après un Ctrl+S, ou sur un tube plein, le serveur est bloqué.
 
     Protection : Writer.put confie les lignes à un thread d'écriture, et n'attend pas.
     """
@@ -535,7 +535,7 @@ def test_une_console_que_personne_ne_lit_n_arrete_pas_le_chat(naive_server, star
 
 
 def test_un_message_ne_pilote_pas_le_terminal_des_autres(naive_server, start_server):
-    """Un terminal obéit aux codes qu'on lui écrit : effacer l'écran, changer le titre, pire.
+    """Un terminal exécute les codes qu'il reçoit : ils effacent l'écran, changent le titre.
 
     Protection : clean, au serveur pour tous et au client avant d'afficher.
     """
@@ -569,7 +569,7 @@ def test_une_ligne_qui_arrive_ne_coupe_pas_celle_que_l_on_tape(start_server, ter
 def test_la_fin_du_serveur_se_voit_sans_toucher_au_clavier(start_server, terminal):
     """input() attend une touche, quoi qu'il arrive au réseau.
 
-    Le client naïf offre encore d'écrire à un serveur mort, et le premier envoi paraît réussir.
+    Le client naïf affiche encore l'invite, et le premier envoi paraît réussir.
     Protection : interrupt_keyboard interrompt input() par un signal, répété jusqu'à ce qu'il passe.
     """
 
@@ -589,7 +589,7 @@ def test_la_fin_du_serveur_se_voit_sans_toucher_au_clavier(start_server, termina
 
 
 def test_close_ne_reveille_pas_le_thread_qui_recoit(start_server, terminal):
-    """close renvoie le numéro du socket ; un thread déjà dans recv y reste, et la connexion aussi.
+    """close libère le numéro du socket ; un thread déjà dans recv y reste, et la connexion aussi.
 
     Face à un serveur qui ne ferme pas, le client naïf est encore là après « exit » : un programme
     ne finit qu'avec tous ses threads. Au serveur, le thread et la place d'un client déconnecté
@@ -619,7 +619,7 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(start_server, terminal):
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
         stack.callback(lambda: [peer.close() for peer in peers])
         port = str(listener.getsockname()[1])
-        # Plusieurs fois, car close passe s'il devance le retour du thread dans recv.
+        # Plusieurs fois : close suffit s'il a lieu avant que le thread rappelle recv.
         assert any(hangs(leave(program=NAIVE_CLIENT)) for _ in range(5))
         assert leave("--port").end() == 0
 

@@ -43,7 +43,7 @@ COMMANDS = {
     "python3 serveur_exo.py --help": "test_chaque_option_du_serveur_est_dans_le_readme",
     "python3 tests/loupe.py --help": "une aide, que la loupe écrit d'après ses scènes",
     "kill -9": "test_un_client_tue_quitte_le_chat",
-    "yes | python3 client_exo.py --nom Bavard > recu.txt": "test_un_client_bavard_ne_couvre_pas_les_autres_et_se_tait_a_ctrl_c",
+    "yes | python3 client_exo.py --nom Bavard > recu.txt": "test_un_client_bavard_n_empeche_pas_les_autres_et_s_arrete_a_ctrl_c",
     "strace -f -e trace=network -p PID": "un outil que toutes les machines n'ont pas",
     "ss -tan": "un outil que toutes les machines n'ont pas",
     "tcpdump -A -i lo port 12345": "un outil que toutes les machines n'ont pas",
@@ -211,7 +211,7 @@ def test_un_client_tue_quitte_le_chat(start_server, terminal):
     assert alice.line() == "* Bob a quitté le chat."
 
 
-def test_un_client_bavard_ne_couvre_pas_les_autres_et_se_tait_a_ctrl_c(start_server, tmp_path):
+def test_un_client_bavard_n_empeche_pas_les_autres_et_s_arrete_a_ctrl_c(start_server, tmp_path):
     server = start_server()
     alice, bob = server.connect("Alice"), server.connect("Bob")
     received = tmp_path / "recu.txt"

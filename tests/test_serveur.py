@@ -28,7 +28,7 @@ FULL = "! Le serveur est complet, réessayez plus tard."
 
 
 def room_of(*names: str) -> tuple:
-    """Renvoie un salon où ces clients sont entrés, sans courrier en attente, et ces clients."""
+    """Renvoie un salon où ces clients sont entrés, avec des outbox vides, et ces clients."""
     room = Room()
     clients = [Client(None, "127.0.0.1") for _ in names]
     for client, name in zip(clients, names):
@@ -39,7 +39,7 @@ def room_of(*names: str) -> tuple:
     return room, *clients
 
 
-def mail_of(client: Client) -> list[str]:
+def lines_for(client: Client) -> list[str]:
     lines = b"".join(client.outbox).decode().splitlines()
     client.outbox.clear()
     return lines
@@ -48,8 +48,8 @@ def mail_of(client: Client) -> list[str]:
 def test_un_message_va_a_tous_les_autres_et_a_la_console():
     room, alice, bob = room_of("Alice", "Bob")
     room.receive(alice, ["  Bonjour !\u00a0 ".encode()])
-    assert mail_of(bob) == ["Alice :   Bonjour !\u00a0 "]
-    assert mail_of(alice) == []
+    assert lines_for(bob) == ["Alice :   Bonjour !\u00a0 "]
+    assert lines_for(alice) == []
     assert room.console_lines == ["Alice :   Bonjour !\u00a0 "]
 
 
@@ -57,14 +57,14 @@ def test_une_ligne_vide_ou_blanche_est_ignoree_meme_a_la_place_du_nom():
     room, alice, bob = room_of("Alice", "")
     room.receive(alice, [b"", b" \t ", "\u00a0\u200b\ufeff".encode()])
     room.receive(bob, [b"", b" \t ", "\u00a0\u200b\ufeff".encode()])
-    assert mail_of(alice) == mail_of(bob) == [] and bob.refusals == 0
+    assert lines_for(alice) == lines_for(bob) == [] and bob.refusals == 0
 
 
 def test_une_arrivee_salue_l_un_et_previent_les_autres():
     room, alice, bob = room_of("Alice", "")
     room.receive(bob, [b" Bob\t"])
-    assert [line.partition(" !")[0] for line in mail_of(bob)] == ["* Bienvenue, Bob"]
-    assert mail_of(alice) == ["* Bob a rejoint le chat."]
+    assert [line.partition(" !")[0] for line in lines_for(bob)] == ["* Bienvenue, Bob"]
+    assert lines_for(alice) == ["* Bob a rejoint le chat."]
     assert room.console_lines == ["Bob (127.0.0.1) a rejoint le chat."]
 
 
@@ -72,7 +72,7 @@ def test_une_arrivee_salue_l_un_et_previent_les_autres():
 def test_un_nom_deja_pris_sous_une_autre_ecriture_est_refuse(first, second):
     room, _, other = room_of(first, "")
     room.receive(other, [second.encode()])
-    assert mail_of(other)[0].startswith("! Le nom ")
+    assert lines_for(other)[0].startswith("! Le nom ")
     assert other.name is None
 
 
@@ -82,7 +82,7 @@ def test_cinq_refus_ferment():
     assert not client.leaving
     room.receive(client, [b"x" * 5000, b"Alice"])
     assert client.leaving and client.name is None
-    assert [line[:2] for line in mail_of(client)] == ["! "] * 5
+    assert [line[:2] for line in lines_for(client)] == ["! "] * 5
 
 
 @pytest.mark.parametrize("word", ["exit", " EXIT\u00a0", "/quitter", "/exit maintenant", "/QUIT"])
@@ -90,15 +90,15 @@ def test_partir_sans_avoir_donne_de_nom_ne_laisse_aucune_trace(word):
     room, alice, other = room_of("Alice", "")
     room.receive(other, [word.encode(), b"Bob"])
     assert other.leaving
-    assert mail_of(alice) == mail_of(other) == room.console_lines == []
+    assert lines_for(alice) == lines_for(other) == room.console_lines == []
 
 
 def test_les_departs_s_annoncent_une_fois():
     room, alice, bob = room_of("Alice", "Bob")
     room.receive(bob, [b"exit", b"encore"])
     room.leave(bob)
-    assert mail_of(bob) == ["* Au revoir, Bob."]
-    assert mail_of(alice) == ["* Bob a quitté le chat."]
+    assert lines_for(bob) == ["* Au revoir, Bob."]
+    assert lines_for(alice) == ["* Bob a quitté le chat."]
     assert room.console_lines == ["Bob a quitté le chat."]
 
 
@@ -106,29 +106,29 @@ def test_les_departs_s_annoncent_une_fois():
 def test_un_message_prive_ne_va_qu_a_un_seul(word):
     room, alice, bob, eve = room_of("Alice", "Bob", "Eve")
     room.receive(alice, [f"{word} BOB //à toi ".encode()])
-    assert mail_of(bob) == ["Alice (privé) : //à toi "]
-    assert mail_of(alice) == ["* Message privé envoyé à Bob."]
-    assert mail_of(eve) == room.console_lines == []
+    assert lines_for(bob) == ["Alice (privé) : //à toi "]
+    assert lines_for(alice) == ["* Message privé envoyé à Bob."]
+    assert lines_for(eve) == room.console_lines == []
 
 
 @pytest.mark.parametrize("line", ["/privé", "/privé Bob", "/privé Zoé salut", "/privé Alice moi"])
 def test_un_message_prive_impossible_donne_une_seule_erreur(line):
     room, alice, bob = room_of("Alice", "Bob")
     room.receive(alice, [line.encode()])
-    assert [answer[:2] for answer in mail_of(alice)] == ["! "]
-    assert mail_of(bob) == []
+    assert [answer[:2] for answer in lines_for(alice)] == ["! "]
+    assert lines_for(bob) == []
 
 
 def test_la_liste_est_alphabetique():
     room, *members = room_of("Zoé", "alice", "Élise")
     room.receive(members[0], [b"/liste"])
-    assert mail_of(members[0]) == ["* Connectés (3) : alice, Élise, Zoé"]
+    assert lines_for(members[0]) == ["* Connectés (3) : alice, Élise, Zoé"]
 
 
 def test_l_aide_donne_une_commande_par_avis():
     room, alice = room_of("Alice")
     room.receive(alice, [b"/help"])
-    lines = mail_of(alice)
+    lines = lines_for(alice)
     assert all(line.startswith("* ") for line in lines)
     for word in ("/liste", "/privé NOM message", "/quitter", "exit", "/aide", "//texte"):
         assert any(word in line for line in lines)
@@ -137,23 +137,23 @@ def test_l_aide_donne_une_commande_par_avis():
 def test_deux_barres_obliques_disent_un_message_qui_commence_par_une():
     room, alice, bob = room_of("Alice", "Bob")
     room.receive(alice, [b"avant", b"//liste", "après".encode()])
-    assert mail_of(bob) == ["Alice : avant", "Alice : /liste", "Alice : après"]
-    assert mail_of(alice) == []
+    assert lines_for(bob) == ["Alice : avant", "Alice : /liste", "Alice : après"]
+    assert lines_for(alice) == []
 
 
 def test_une_commande_inconnue_est_recopiee_sans_danger():
     room, alice, bob = room_of("Alice", "Bob")
     room.receive(alice, [b"/dan\x1bse vite"])
-    assert mail_of(alice) == ["! Commande inconnue : /dan\ufffdse (tapez /aide)."]
-    assert mail_of(bob) == room.console_lines == []
+    assert lines_for(alice) == ["! Commande inconnue : /dan\ufffdse (tapez /aide)."]
+    assert lines_for(bob) == room.console_lines == []
 
 
 @pytest.mark.parametrize("line", [b"\xfe\xfe", b"x" * 4097], ids=["pas_utf8", "trop_longue"])
 def test_une_mauvaise_ligne_ne_derange_que_son_auteur(line):
     room, alice, bob = room_of("Alice", "Bob")
     room.receive(alice, [line, b"suite"])
-    assert [answer[:2] for answer in mail_of(alice)] == ["! "]
-    assert mail_of(bob) == ["Alice : suite"]
+    assert [answer[:2] for answer in lines_for(alice)] == ["! "]
+    assert lines_for(bob) == ["Alice : suite"]
 
 
 def test_seuls_les_messages_les_arrivees_et_les_departs_sont_horodates():
@@ -162,13 +162,13 @@ def test_seuls_les_messages_les_arrivees_et_les_departs_sont_horodates():
     room.receive(other, [b"*", "Élise".encode()])
     room.receive(alice, [b"Bonjour", "/privé Bob Psst".encode(), b"/liste", b"/danse"])
     room.receive(other, [b"/quitter"])
-    assert mail_of(bob) == [
+    assert lines_for(bob) == [
         "[12:34] * Élise a rejoint le chat.",
         "[12:34] Alice : Bonjour",
         "[12:34] Alice (privé) : Psst",
         "[12:34] * Élise a quitté le chat.",
     ]
-    bare = [line for line in mail_of(alice) + mail_of(other) if not line.startswith("[12:34] ")]
+    bare = [line for line in lines_for(alice) + lines_for(other) if not line.startswith("[12:34] ")]
     assert [line.split()[1] for line in bare] == [
         "Message", "Connectés", "Commande", "Nom", "Bienvenue,", "Au",
     ]  # fmt: skip
@@ -405,7 +405,7 @@ def test_un_caractere_coupe_entre_deux_envois_arrive_entier(start_server):
 
 
 def test_un_depot_fait_pendant_une_tournee_reveille_le_veilleur(inside):
-    """Son lecteur a trouvé le verrou pris et s'en est allé : sans réveil, personne ne l'ouvrirait."""
+    """Le lecteur de Bob a trouvé le verrou pris : sans réveil, son dépôt attendrait une seconde."""
     room = inside("Alice", "Bob")
     broadcaster, (alice, bob) = room.broadcaster, room.clients
     make_round = broadcaster.make_round
@@ -425,7 +425,7 @@ def test_un_depot_fait_pendant_une_tournee_reveille_le_veilleur(inside):
 
 
 def test_le_veilleur_n_est_reveille_qu_au_changement(inside):
-    """Sonner à chaque tournée doublerait le chemin de tous les messages."""
+    """Un réveil à chaque tournée ajouterait un changement de thread par message."""
     room = inside("Alice", "Bob")
     room.clients[1].outbox.append(b"x" * 900_000)  # plus que le système n'en prend ici
     room.broadcaster.bell.clear()
@@ -579,7 +579,7 @@ def test_un_client_qui_ne_lit_plus_est_deconnecte_et_les_autres_ne_perdent_rien(
 
 
 def test_un_client_qui_part_en_retard_n_est_plus_attendu(inside):
-    """Sinon les lignes de tous seraient retenues pour toujours."""
+    """Sinon les lignes de tous les clients attendraient sans fin."""
     room = inside("Alice", "Bob")
     broadcaster, (late, bob) = room.broadcaster, room.clients
     late.outbox.append(b"x" * 8_000_000)
@@ -647,7 +647,7 @@ def test_un_autre_protocole_ne_gene_personne(start_server, noise):
 # --- La console et stderr ----------------------------------------------------------
 
 
-def test_stderr_parle_avant_la_console():
+def test_stderr_ecrit_avant_la_console():
     process = subprocess.Popen(
         [sys.executable, "serveur_exo.py", "--port", "0"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -680,7 +680,7 @@ def test_une_console_que_personne_ne_lit_n_arrete_ni_le_chat_ni_la_fin(start_ser
 
 
 def test_une_seule_ligne_non_affichee_se_dit_au_singulier(start_server):
-    """La première tournée qui ne tient pas peut aussi être la dernière : l'avis vient quand même."""
+    """L'avis s'affiche même si aucune ligne ne vient après celle que l'on n'a pas affichée."""
     server = start_server(stdout=subprocess.PIPE, patch="s.WAITING_CHARS = 200")
     alice = server.connect("Alice")
     assert server.process.stdout.readline() == b"Serveur en attente de connexions...\n"
@@ -756,7 +756,7 @@ def test_un_flux_qui_ne_connait_pas_un_caractere_montre_un_point_d_interrogation
     assert console.buffer.getvalue() == "Élise : ?uf ?\n".encode("cp850")
 
 
-def test_stderr_parle_dans_l_encodage_du_terminal():
+def test_stderr_ecrit_dans_l_encodage_du_terminal():
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     result = subprocess.run(
         [sys.executable, "serveur_exo.py", "--journal", "/nulle/part/é"],
@@ -826,7 +826,7 @@ def test_dans_une_session_qui_continue_on_peut_lancer_et_arreter_deux_fois():
         "import serveur_exo\n"
         "sys.ps1, sys.argv = '>>> ', ['serveur_exo.py', '--port', sys.argv[1]]\n"
         "for _ in range(2):\n"
-        "    print('rend', serveur_exo.main(), threading.active_count(), flush=True)\n"
+        "    print('main renvoie', serveur_exo.main(), threading.active_count(), flush=True)\n"
         "try:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "except KeyboardInterrupt:\n"
@@ -844,7 +844,7 @@ def test_dans_une_session_qui_continue_on_peut_lancer_et_arreter_deux_fois():
             assert output.readline() == "Serveur en attente de connexions...\n"
             process.send_signal(signal.SIGINT)
             assert output.readline() == "Serveur arrêté.\n"
-            assert output.readline().startswith("rend 0 ")
+            assert output.readline().startswith("main renvoie 0 ")
         assert output.readline() == "Ctrl+C marche\n"
     assert process.wait(PATIENCE) == 0
 
@@ -950,7 +950,7 @@ def test_un_journal_qui_ne_s_ecrit_plus_reprend_et_compte_ce_qui_manque(start_se
 
 
 def test_un_journal_qui_ne_s_ecrit_plus_est_reessaye_sans_que_personne_ne_parle(tmp_path):
-    """Et une tournée qui n'a pu être écrite qu'en partie ne laisse pas de ligne coupée."""
+    """Une tournée écrite en partie ne laisse pas non plus de ligne coupée."""
     reports = []
 
     class Errors:
@@ -1100,7 +1100,7 @@ def run_main(monkeypatch, *options: str) -> int:
         (["Alice"], "Alice"),
     ],
 )
-def test_une_mauvaise_option_rend_2_et_une_ligne_qui_la_nomme(options, named, capfd, monkeypatch):
+def test_une_mauvaise_option_renvoie_2_et_une_ligne_qui_la_nomme(options, named, capfd, monkeypatch):
     assert run_main(monkeypatch, *options) == 2
     errors = capfd.readouterr().err
     assert named in errors and errors.count("\n") == 1
@@ -1119,7 +1119,7 @@ def test_une_mauvaise_option_rend_2_et_une_ligne_qui_la_nomme(options, named, ca
         (["--journal", "/dev/null/x"], "journal"),
     ],
 )
-def test_ce_qui_ne_peut_pas_marcher_rend_1_et_dit_quoi_faire(options, advice, capfd, monkeypatch):
+def test_ce_qui_ne_peut_pas_marcher_renvoie_1_et_dit_quoi_faire(options, advice, capfd, monkeypatch):
     assert run_main(monkeypatch, "--port", "0", *options) == 1
     errors = capfd.readouterr().err
     assert advice in errors and errors.count("\n") == 1
@@ -1131,12 +1131,12 @@ def test_un_tube_donne_comme_journal_est_refuse(capfd, monkeypatch, tmp_path):
     assert "tube" in capfd.readouterr().err
 
 
-def test_un_port_pris_rend_1_et_dit_quoi_faire(start_server, capfd, monkeypatch):
+def test_un_port_pris_renvoie_1_et_dit_quoi_faire(start_server, capfd, monkeypatch):
     assert run_main(monkeypatch, "--port", str(start_server().port)) == 1
     assert "ce port est déjà pris" in capfd.readouterr().err
 
 
-def test_un_port_reserve_rend_1_et_dit_quoi_faire(capfd, monkeypatch):
+def test_un_port_reserve_renvoie_1_et_dit_quoi_faire(capfd, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -1159,7 +1159,7 @@ def test_ouvert_a_tous_en_ipv6_ipv4_entre_aussi(start_server):
 
 
 def test_un_nom_qui_a_deux_adresses_veut_dire_celle_d_ipv4(monkeypatch):
-    """Là où ::1 vient d'abord, le client chercherait sinon localhost ailleurs."""
+    """Sinon, si ::1 vient d'abord, le client et le serveur n'auraient pas la même adresse."""
     both = [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
@@ -1251,7 +1251,7 @@ def test_la_ou_shutdown_ne_reveille_pas_recv_le_socket_est_ferme_aussi(inside, m
     room.broadcaster.late.add(client)
     client.outbox = [b"x"]
     client.deadline = 0
-    room.broadcaster.disconnect(client)  # une mise en demeure, ou la coupure
+    room.broadcaster.disconnect(client)  # un premier avertissement, ou la coupure
     if not name:
         client.deadline = 0
         room.broadcaster.disconnect(client)

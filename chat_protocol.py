@@ -139,7 +139,7 @@ def alphabetical(names: Iterable[str]) -> list[str]:
     """Trie comme un dictionnaire français : ni casse ni accents, donc Élise avant Zoé."""
 
     def without_accents(name: str) -> str:
-        decomposed = unicodedata.normalize("NFKD", name.casefold().translate(_LETTERS))
+        decomposed = unicodedata.normalize("NFKD", name.casefold()).translate(_LETTERS)
         return "".join(char for char in decomposed if not unicodedata.combining(char))
 
     return sorted(names, key=lambda name: (without_accents(name), name))

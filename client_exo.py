@@ -46,11 +46,10 @@ UNTAKEN_MILLISECONDS = 30_000  # ms sans accusé de réception d'une ligne envoy
 
 NAME_PROMPT = "Entrez votre nom : "
 PROMPT = "Votre message : "
-LOST = "Connexion au serveur perdue."
 
 ENDINGS = {  # comment la conversation a fini : (ce que le client dit, son code de sortie)
     "left": ("Vous avez quitté le chat.", 0),
-    "lost": (LOST, 1),
+    "lost": ("Connexion au serveur perdue.", 1),
     "interrupted": ("Interrompu : une partie de l'envoi est peut-être perdue.", 1),
     "nameless": ("Aucun nom donné.", 1),
     "refused": ("", 1),  # la raison est déjà affichée
@@ -79,12 +78,12 @@ class Screen:
         at_keyboard = not self.in_window and sys.stdin.isatty()
         self.in_pipe = not self.in_window and not at_keyboard
         self.has_prompts = not (self.in_pipe and has_name)
-        self.edits_lines = readline is not None and at_keyboard
         # Quand la sortie va ailleurs (| tee), l'invite reste sur le terminal.
         self.prompt_stream = sys.stderr if at_keyboard and not sys.stdout.isatty() else sys.stdout
+        on_terminal = at_keyboard and self.prompt_stream is sys.stdout
+        self.edits_lines = on_terminal and readline is not None
         self.inserts_rows = (  # une ligne reçue s'insère au-dessus de ce que l'on tape
-            at_keyboard and self.prompt_stream is sys.stdout
-            and os.name != "nt" and os.environ.get("TERM", "dumb") != "dumb"
+            on_terminal and os.name != "nt" and os.environ.get("TERM", "dumb") != "dumb"
             # Sans tampon (python3 -u), readline écrit par octets : une rangée couperait un code.
             and not sys.stdout.write_through
         )  # fmt: skip
@@ -165,10 +164,11 @@ class Screen:
 
     def show_whole(self, text: str, is_recent: bool) -> None:
         """Réécrit en entier la ligne tapée si readline, qui ne garde qu'une rangée, l'a coupée."""
-        row = self.prompt + text
-        if self.edits_lines and self.inserts_rows and cells(row) >= screen_width() - 1:
+        row = (self.prompt + text).expandtabs()
+        if self.edits_lines and cells(row) >= screen_width() - 1:
             # Une ligne reçue depuis Entrée serait juste au-dessus : on ne l'efface pas.
-            write(("" if is_recent else "\x1b[A\r\x1b[K") + f"{protocol.clean(row)}\n", sys.stdout)
+            erase = "\x1b[A\r\x1b[K" if self.inserts_rows and not is_recent else ""
+            write(f"{erase}{protocol.clean(row)}\n", sys.stdout)
 
 
 def screen_width() -> int:
@@ -324,7 +324,7 @@ def interrupt_keyboard(connection: Connection) -> None:
         elif not connection.is_loss_said:
             connection.is_loss_said = True
             in_session = protocol.session_goes_on()
-            screen.complain(LOST + (" Appuyez sur Entrée." if in_session else ""))
+            screen.complain(ENDINGS["lost"][0] + (" Appuyez sur Entrée." if in_session else ""))
             if not in_session:
                 os._exit(1)  # Windows : rien n'y réveille input()
 
@@ -439,8 +439,8 @@ def run(connection: Connection, options) -> str:
         screen.complain(reason)
         ending = "refused"
     except (EOFError, KeyboardInterrupt) as reason:
-        if screen.in_pipe and not connection.sock:
-            ending = "nameless" if isinstance(reason, EOFError) else "interrupted"
+        if isinstance(reason, EOFError) and screen.in_pipe and not connection.sock:
+            ending = "nameless"
     except OSError:
         ending = "left" if screen.is_lost else "lost"
     finally:

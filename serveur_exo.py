@@ -529,7 +529,7 @@ class Log:
             while written < len(data):
                 written += self.file.write(data[written:])
         except OSError as error:
-            if written:
+            with contextlib.suppress(OSError):  # la tournée s'écrit en entier ou pas du tout
                 self.file.truncate(self.file.seek(0, os.SEEK_END) - written)
             self.missing_lines += len(lines)
             if not missing:

@@ -978,6 +978,13 @@ def test_un_journal_qui_ne_s_ecrit_plus_est_reessaye_sans_que_personne_ne_parle(
     log.append([], Errors)
     assert path.read_text(encoding="utf-8").endswith(" … 2 lignes manquent.\n")
     assert len(reports) == 2 and log.missing_lines == 0
+
+    def refuse(size: int) -> None:  # un fichier que l'on ne peut qu'allonger (chattr +a)
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    log.file.room, log.file.truncate = 30, refuse
+    log.append(["trois"], Errors)
+    assert len(reports) == 3 and log.missing_lines == 1
     log.file.close()
 
 

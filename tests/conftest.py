@@ -148,10 +148,11 @@ class Server:
             return errors.read().decode()
 
 
-def resident_kilobytes(process: subprocess.Popen) -> int:
-    """Renvoie la mémoire (Kio) que ce processus occupe."""
+def peak_kilobytes(process: subprocess.Popen) -> int:
+    """Renvoie le plus de mémoire (Kio) que ce processus a occupée depuis l'appel précédent."""
     status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # remet VmHWM à zéro (man 5 proc)
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
 
 class Inside:
@@ -177,6 +178,20 @@ class Inside:
         """Dépose des lignes et fait une tournée, comme le lecteur de ce client."""
         client.deposit_slot.acquire()
         self.broadcaster.post(client, [line.encode() for line in lines])
+
+
+@pytest.fixture(autouse=True)
+def limit():
+    """Fait échouer un test qui tourne sans fin, là où PATIENCE ne suffit pas."""
+
+    def fail(*_) -> None:
+        raise AssertionError("ce test ne finit pas")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(5 * PATIENCE)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

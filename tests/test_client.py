@@ -12,7 +12,7 @@ from pathlib import Path
 
 import client_exo
 import pytest
-from conftest import PATIENCE, ROOT, Peer, resident_kilobytes
+from conftest import PATIENCE, ROOT, Peer, peak_kilobytes
 
 LOST = "Connexion au serveur perdue."
 PARTED = "Vous avez quitté le chat."
@@ -341,14 +341,14 @@ def test_une_ligne_sans_fin_est_coupee_et_la_memoire_reste_plate(fake_server):
     robot = start_client("--port", fake_server.port, "--nom", "Alice")
     peer = fake_server.admit()
     assert robot.stdout.readline() == b"* Bienvenue, Alice !\n"
-    before = resident_kilobytes(robot)
+    before = peak_kilobytes(robot)
     peer.send("é" * 500_000)
     assert robot.stdout.readline().decode() == "é" * (128 * 1024) + "…\n"
     for _ in range(100):
         peer.send("é" * 500_000)
     peer.send("\nsuite\n")
     assert robot.stdout.readline() == b"suite\n"
-    assert resident_kilobytes(robot) - before < 10_000
+    assert peak_kilobytes(robot) - before < 10_000
     peer.close()
     assert finish(robot) == (1, f"{LOST}\n")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import serveur_exo
-from conftest import PATIENCE, ROOT, Peer, Server, resident_kilobytes
+from conftest import PATIENCE, ROOT, Peer, Server, peak_kilobytes
 from serveur_exo import Client, Room
 
 FULL = "! Le serveur est complet, réessayez plus tard."
@@ -227,7 +227,7 @@ def test_un_client_qui_envoie_sans_cesse_sauf_un_nom_est_ferme_aussi(start_serve
 
 
 def test_un_nom_donne_a_temps_n_a_plus_de_delai(start_server):
-    server = start_server(patch="s.NAME_SECONDS = 0.2")
+    server = start_server(patch="s.NAME_SECONDS = 1")
     alice, mute = server.connect("Alice"), server.connect()
     assert mute.line().startswith("! Aucun nom reçu")
     assert alice.barrier() == "* Connectés (1) : Alice"
@@ -439,19 +439,28 @@ def test_le_veilleur_n_est_reveille_qu_au_changement(inside):
 def test_un_client_a_au_plus_un_depot_en_attente(start_server):
     """Sa place est prise : son lecteur attend, et l'inbox reste petite quoi qu'il envoie."""
     patch = """
-def lock_and_wait(self):
-    self.bell.wait(0.2)
-    print(max(sum(c is client for c, _ in self.inbox) for client in self.clients), flush=True)
-    s.os._exit(0)
-post = s.Broadcaster.post
+import threading
+class Slot:
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.release = self.lock.release
+    def acquire(self):
+        if not self.lock.acquire(blocking=False):
+            print(len(inbox), flush=True)
+            s.os._exit(0)
+new_client, post = s.Client.__init__, s.Broadcaster.post
+def new_client_with_slot(self, *arguments):
+    new_client(self, *arguments)
+    self.deposit_slot = Slot()
 def post_and_hold(self, client, lines):
+    global inbox
+    inbox = self.inbox
     if lines and lines[0].startswith(b"x"):
         self.round_lock.acquire(blocking=False)
     post(self, client, lines)
-s.Broadcaster.post = post_and_hold
-s.Broadcaster.watch = lock_and_wait
+s.Client.__init__, s.Broadcaster.post = new_client_with_slot, post_and_hold
 """
-    server = start_server("--debit", "0", patch=patch.replace("wait(0.2)", "wait(1)"))
+    server = start_server("--debit", "0", patch=patch)
     bob = server.connect("Bob")
     with contextlib.suppress(OSError):
         bob.send("x\n" * 100_000)
@@ -609,14 +618,14 @@ def test_tant_qu_un_client_est_en_retard_les_depots_attendent(inside):
 def test_deux_cents_mega_sans_fin_de_ligne_ne_gonflent_pas_le_serveur(start_server):
     server = start_server()
     alice = server.connect("Alice")
-    before = resident_kilobytes(server.process)
+    before = peak_kilobytes(server.process)
     piece = b"x" * 1_000_000
     for _ in range(200):
         alice.send(piece)
     alice.send("\n")
     assert alice.line().startswith("! Ligne trop longue")
     assert alice.barrier() == "* Connectés (1) : Alice"
-    assert resident_kilobytes(server.process) - before < 10_000
+    assert peak_kilobytes(server.process) - before < 10_000
 
 
 def test_une_avalanche_de_petites_lignes_ne_gonfle_pas_le_serveur(start_server):
@@ -624,10 +633,10 @@ def test_une_avalanche_de_petites_lignes_ne_gonfle_pas_le_serveur(start_server):
     server = start_server("--debit", "0")
     name = "é" * 32
     talker, listener = server.room(name, "Bob")
-    before = resident_kilobytes(server.process)
+    before = peak_kilobytes(server.process)
     threading.Thread(target=talker.send, args=["a\n" * 400_000 + "exit\n"]).start()
     assert len(listener.lines_until(f"* {name} a quitté le chat.")) == 400_000
-    assert resident_kilobytes(server.process) - before < 30_000
+    assert peak_kilobytes(server.process) - before < 6_000
 
 
 @pytest.mark.parametrize(
@@ -820,13 +829,13 @@ def test_dans_une_fenetre_une_mauvaise_option_se_voit_aussi():
 
 
 def test_dans_une_session_qui_continue_on_peut_lancer_et_arreter_deux_fois():
-    """%run d'IPython, python3 -i : le second lancement s'arrête aussi, et rien ne reste ouvert."""
+    """%run d'IPython, python3 -i : le second lancement s'arrête aussi, et Ctrl+C marche ensuite."""
     program = (
-        "import os, signal, sys, threading\n"
+        "import os, signal, sys\n"
         "import serveur_exo\n"
         "sys.ps1, sys.argv = '>>> ', ['serveur_exo.py', '--port', sys.argv[1]]\n"
         "for _ in range(2):\n"
-        "    print('main renvoie', serveur_exo.main(), threading.active_count(), flush=True)\n"
+        "    print('main renvoie', serveur_exo.main(), flush=True)\n"
         "try:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "except KeyboardInterrupt:\n"
@@ -844,7 +853,7 @@ def test_dans_une_session_qui_continue_on_peut_lancer_et_arreter_deux_fois():
             assert output.readline() == "Serveur en attente de connexions...\n"
             process.send_signal(signal.SIGINT)
             assert output.readline() == "Serveur arrêté.\n"
-            assert output.readline().startswith("main renvoie 0 ")
+            assert output.readline() == "main renvoie 0\n"
         assert output.readline() == "Ctrl+C marche\n"
     assert process.wait(PATIENCE) == 0
 
@@ -1042,9 +1051,7 @@ def test_ce_qui_etait_depose_est_traite_avant_l_annonce_de_l_arret(inside):
 def test_les_clients_qui_ne_ferment_pas_ne_retardent_pas_la_fin(start_server):
     server = start_server()
     peers = server.room("Alice", "Bob")
-    started = time.monotonic()
     assert server.stop() == 0
-    assert time.monotonic() - started < 5 or os.getloadavg()[0] > 2
     for peer in peers:
         assert [peer.line(), peer.line()] == ["* Le serveur s'arrête.", ""]
 
@@ -1079,9 +1086,12 @@ def test_un_serveur_au_repos_ne_se_reveille_presque_pas(start_server):
         found = [re.search(r"\nvoluntary_ctxt_switches:\s+(\d+)", path.read_text()) for path in tasks]
         return sum(int(match[1]) for match in found)
 
-    before, started = wake_ups(), time.monotonic()
-    time.sleep(2)
-    assert wake_ups() - before <= 3 * (time.monotonic() - started) + 3
+    def is_at_rest() -> bool:
+        before, started = wake_ups(), time.monotonic()
+        time.sleep(2)
+        return wake_ups() - before <= 3 * (time.monotonic() - started) + 3
+
+    assert any(is_at_rest() for _ in range(5))  # la première fois, Bob vient peut-être d'entrer
 
 
 # --- Les adresses et les options -----------------------------------------------------

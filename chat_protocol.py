@@ -75,8 +75,8 @@ class LineBuffer:
         return [last] if last else []
 
 
-# Ce que telnet ajoute de lui-même (RFC 854) : IAC et une commande ; un octet de plus après WILL,
-# WONT, DO et DONT ; tout jusqu'à IAC SE après SB. La fin de la ligne peut couper la commande.
+# Ce que telnet ajoute (RFC 854) : IAC (ff) et un octet ; encore un octet après WILL, WONT, DO, DONT
+# (fb à fe) ; après SB (fa), tout jusqu'à IAC SE (ff f0). La fin de la ligne peut couper la commande.
 _TELNET = re.compile(rb"\xff(?:[\xfb-\xfe].?|\xfa.*?(?:\xff\xf0|\xff?\Z)|.?)", re.DOTALL)
 
 
@@ -105,19 +105,19 @@ BLANKS = "\t\n\v\f\r \x85\xa0\xad\u1680\u2028\u2029\u202f\u205f\u3000\ufeff" + "
     map(chr, [*range(0x2000, 0x2010), *range(0x2060, 0x2065)])
 )
 
-# Les caractères qui commandent un terminal ou inversent le sens d'écriture : C0 (sauf la
-# tabulation), DEL, C1, séparateurs de ligne et de paragraphe, sens d'écriture (Unicode, annexe 9).
+# Les caractères qui commandent un terminal ou inversent le sens d'écriture : codes de commande (C0
+# sauf la tabulation, DEL, C1), séparateurs de ligne, sens d'écriture (Unicode, annexe 9).
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def is_blank(text: str) -> bool:
-    """Dit si `text` n'a que des blancs."""
+    """Renvoie True si `text` n'a que des blancs."""
     return not text.strip(BLANKS)
 
 
 def cut_word(text: str) -> tuple[str, str]:
     """Renvoie le premier mot de `text`, et le reste sans le blanc qui les sépare."""
-    pattern = f"[{BLANKS}]*([^{BLANKS}]*)[{BLANKS}]?(.*)"
+    pattern = f"[{BLANKS}]*([^{BLANKS}]*)[{BLANKS}]?(.*)"  # blancs, le mot, un blanc, le reste
     return re.fullmatch(pattern, text, re.DOTALL).groups()
 
 
@@ -158,7 +158,7 @@ _APOSTROPHES = str.maketrans("’ʼ", "''")  # un téléphone ou un Mac écrit s
 
 
 def normalize_name(text: str) -> str:
-    """Renvoie le nom écrit dans `text`, sous forme NFKC (Unicode, annexe 15), ou lève Refused.
+    """Renvoie le nom écrit dans `text`, dans une écriture unique (NFKC, Unicode), ou lève Refused.
 
     Un nom ne contient ni blanc, ni « : », ni parenthèse, et il commence par une lettre ou un
     chiffre : aucun ne peut imiter une ligne du serveur.
@@ -333,13 +333,13 @@ def _host(text: str) -> str:
 
 
 def is_window(stream: object) -> bool:
-    """Dit si un flux (sys.stdin, sys.stdout) est celui d'une fenêtre : IDLE, Thonny, Jupyter…"""
+    """Renvoie True si ce flux (sys.stdin…) est celui d'une fenêtre : IDLE, Thonny, Jupyter…"""
     # Elles remplacent les flux de Python par les leurs, dont isatty() et fileno() sont trompeurs.
     return stream is not None and not isinstance(stream, io.TextIOWrapper)
 
 
 def session_goes_on() -> bool:
-    """Dit si l'interpréteur continue après le programme : fenêtre, %run d'IPython, python3 -i."""
+    """Renvoie True si l'interpréteur continue ensuite : fenêtre, %run d'IPython, python3 -i."""
     in_window = is_window(sys.stdin) or is_window(sys.stdout)
     return in_window or hasattr(sys, "ps1") or bool(sys.flags.interactive)
 

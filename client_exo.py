@@ -234,7 +234,7 @@ class Connection:
                 data = data[self.sock.send(data) :]
 
     def wait(self, condition, seconds: float = math.inf) -> bool:
-        """Attend une condition, `seconds` au plus ; dit si elle est vraie."""
+        """Attend une condition, `seconds` au plus ; renvoie True si elle est vraie."""
         deadline = time.monotonic() + seconds
         while not condition() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)

@@ -351,7 +351,7 @@ class Broadcaster:
         """Envoie à un client ce que le système accepte sans attendre."""
         data = b"".join(client.outbox)
         try:
-            data = data[send_now(client.sock, data) :]
+            data = data[send_now(client.sock, data) :]  # on garde ce qui n'est pas parti
         except OSError:  # la connexion est coupée ; son lecteur s'en apercevra
             data = b""
         client.outbox = [data] if data else []
@@ -409,9 +409,9 @@ class Broadcaster:
             self.log.file.close()
         if not self.has_failed:
             self.errors.put("Serveur arrêté.")
-        if not all([self.console.finish(), self.errors.finish()]) and not protocol.session_goes_on():
-            # Un thread d'écriture bloqué garde un verrou que la fin normale de Python attendrait.
-            os._exit(int(self.has_failed))
+        has_finished = [self.console.finish(), self.errors.finish()]
+        if not all(has_finished) and not protocol.session_goes_on():
+            os._exit(int(self.has_failed))  # Python attendrait le verrou d'un thread bloqué
         return int(self.has_failed)
 
 

@@ -88,7 +88,7 @@ class Lens:
 
 
 def is_alike(seen: tuple, last: tuple) -> bool:
-    """Dit si deux étapes sont des envois à un même client, tous deux complets, ou sans aucun octet accepté."""
+    """Renvoie True pour deux envois à un même client, tous deux complets ou tous deux refusés."""
     (_, step, detail), (_, last_step, last_detail) = seen, last
     person, taken = detail.split(" : ")[0], detail.split(", ")[-1]
     is_same_kind = step == last_step == "send_now" and taken in ("tous acceptés", "0 accepté")

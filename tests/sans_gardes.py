@@ -136,7 +136,7 @@ GUARDS = [
 
 
 def fails_without(test: str, file: str, guard: str, instead: str) -> bool:
-    """Dit si le test échoue dans une copie du dépôt sans cette protection."""
+    """Renvoie True si le test échoue dans une copie du dépôt sans cette protection."""
     with tempfile.TemporaryDirectory() as folder:
         for name in FILES:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

@@ -58,7 +58,7 @@ OTHERS = [text for text in transcripts(README) if text not in SESSION]
 
 
 def exists(path: str) -> bool:
-    """Dit si `Classe.methode` se trouve dans l'un des trois programmes."""
+    """Renvoie True si `Classe.methode` se trouve dans l'un des trois programmes."""
     for module in MODULES:
         found = module
         for name in path.removeprefix(f"{module.__name__}.").split("."):

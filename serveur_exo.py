@@ -351,10 +351,10 @@ class Broadcaster:
         """Envoie à un client ce que le système accepte sans attendre."""
         data = b"".join(client.outbox)
         try:
-            data = data[send_now(client.sock, data) :]  # on garde ce qui n'est pas parti
+            data = data[send_now(client.sock, data) :]
         except OSError:  # la connexion est coupée ; son lecteur s'en apercevra
             data = b""
-        client.outbox = [data] if data else []
+        client.outbox = [data] if data else []  # ce qui n'est pas parti
         # En rattraper une partie ne suffit pas : tout le monde l'attendrait encore.
         if client.leaving:
             self.late.discard(client)

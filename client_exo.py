@@ -254,8 +254,7 @@ class Connection:
             return
         is_asked = name != "SIGUSR1"  # celui-là vient du receveur : le serveur est perdu
         self.is_interrupted |= is_asked
-        if not self.is_leaving:
-            self.is_leaving = True
+        if not self.is_leaving:  # à chaque signal : l'exception peut se perdre dans input()
             raise KeyboardInterrupt if is_asked else ConnectionError
         if is_asked:
             self.shut()
@@ -428,13 +427,16 @@ def run(connection: Connection, options) -> str:
     """Tient la conversation, du nom à l'au revoir ; renvoie comment elle a fini (ENDINGS)."""
     screen, ending = connection.screen, "left"
     try:
-        if name := choose_name(options.nom or "", screen):
-            connection.sock = connect(options.hote, options.port, screen.in_pipe)
-            threading.Thread(target=receive_lines, args=[connection], daemon=True).start()
-            if join(connection, name):
-                type_lines(connection)
-            else:
-                ending = "refused"
+        try:
+            if name := choose_name(options.nom or "", screen):
+                connection.sock = connect(options.hote, options.port, screen.in_pipe)
+                threading.Thread(target=receive_lines, args=[connection], daemon=True).start()
+                if join(connection, name):
+                    type_lines(connection)
+                else:
+                    ending = "refused"
+        finally:  # aucun signal ne lèvera plus d'exception
+            connection.is_leaving = True
     except Refused as reason:
         screen.complain(reason)
         ending = "refused"
@@ -443,8 +445,6 @@ def run(connection: Connection, options) -> str:
             ending = "nameless"
     except OSError:
         ending = "left" if screen.is_lost else "lost"
-    finally:
-        connection.is_leaving = True
     if connection.sock:
         if ending == "left":
             ending = leave(connection)

@@ -476,6 +476,26 @@ def test_un_serveur_muet_au_depart_n_est_attendu_qu_un_moment(fake_server, termi
     peer.close()
 
 
+def test_un_ctrl_c_perdu_dans_input_n_empeche_pas_le_suivant(start_server, terminal):
+    """input() efface une exception levée pendant qu'il vide la sortie : ici, à coup sûr."""
+    before = (
+        "import builtins\n"
+        "read = builtins.input\n"
+        "def read_twice(*prompt):\n"
+        "    try:\n"
+        "        return read(*prompt)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('(perdu)', flush=True)\n"
+        "        return read(*prompt)\n"
+        "builtins.input = read_twice"
+    )
+    alice = terminal("--port", str(start_server().port), "--nom", "Alice", before=before)
+    alice.wait_for(PROMPT)
+    alice.insist(lambda: alice.type("\x03"), "(perdu)")
+    alice.insist(lambda: alice.type("\x03"), PARTED)
+    assert alice.end() == 0
+
+
 def test_ctrl_c_pendant_l_au_revoir_finit_sans_attendre(fake_server, terminal):
     alice = terminal(
         "--port", fake_server.port, "--nom", "Alice", patch=f"c.GOODBYE_SECONDS = {10 * PATIENCE}"
@@ -948,7 +968,7 @@ sys.path.insert(0, {root!r})
 gate = threading.RLock()  # dans IDLE, rien ne s'écrit pendant qu'input attend
 class Bare:
     def write(self, text):
-        if not gate.acquire(blocking=False):
+        if not gate.acquire(blocking=not {in_idle}):
             os.write({output}, b"(attend)")
             gate.acquire()
         os.write({output}, text.encode())
@@ -959,8 +979,8 @@ class Bare:
 sys.stdin = sys.stdout = sys.stderr = Bare()
 commands = open({commands}, encoding="utf-8")
 def typed(prompt=""):
-    sys.stdout.write(prompt)
     with gate if {in_idle} else contextlib.nullcontext():
+        sys.stdout.write(prompt)
         line = commands.readline()
     if line == "^C\\n":
         raise KeyboardInterrupt

@@ -93,16 +93,15 @@ class Screen:
         self.is_row_open = False  # le curseur est resté au bout d'une rangée
         self.is_lost = False  # plus rien ne s'écrit sur la sortie
         self.has_failed = False  # la cause est une erreur (disque plein), non « | head »
-        self.shown_at = -RECENT_SECONDS  # s ; quand une ligne est arrivée pendant que l'on tapait
+        self.shown_at = -RECENT_SECONDS  # s ; quand une ligne a été affichée
 
-    def show(self, line: str) -> None:
-        """Affiche une ligne (str sans fin de ligne) ; sans effet si la sortie est perdue."""
+    def show(self, *lines: str) -> None:
+        """Affiche des lignes (str sans fin de ligne) ; sans effet si la sortie est perdue."""
         with self.lock:
             try:
                 if not self.is_lost:
-                    self.draw(line)
-                if self.prompt:
-                    self.shown_at = time.monotonic()
+                    self.draw(lines)
+                self.shown_at = time.monotonic()
             except (OSError, ValueError) as error:
                 self.is_lost = True
                 # Sous Windows, EINVAL signale un tube que personne ne lit plus.
@@ -111,15 +110,15 @@ class Screen:
                     reason = protocol.explain(error)
                     self.complain(f"Impossible d'écrire sur la sortie standard : {reason}.")
 
-    def draw(self, line: str) -> None:
+    def draw(self, lines: tuple[str, ...]) -> None:
         if self.prompt and self.inserts_rows:
             # readline redessinerait la saisie, mais l'appeler d'ici ferait planter l'interpréteur.
-            rows = wrap(line, screen_width())
+            rows = [row for line in lines for row in wrap(line, screen_width())]
             return write("".join(self.INSERT.format(row) for row in rows), sys.stdout)
         self.end_row()
         # Écrite sur stderr, l'invite apparaîtrait avant la ligne : on ne la répète pas.
         prompt = self.prompt if self.prompt_stream is sys.stdout else ""
-        write(f"{line}\n{prompt}", sys.stdout)
+        write("\n".join([*lines, prompt]), sys.stdout)
         self.is_row_open = bool(prompt)
 
     def end_row(self) -> None:
@@ -148,6 +147,7 @@ class Screen:
                     self.end_row()  # IDLE n'affiche qu'après Entrée ce qui arrive, et l'invite
                 self.is_row_open &= self.in_pipe  # ailleurs, la touche Entrée a fini la rangée
                 self.show_whole(text, is_recent)
+                self.prompt = ""
             return text.removeprefix("\ufeff")  # la marque que certains éditeurs ajoutent
         except Resumed as reason:
             return self.ask(prompt, str(reason))
@@ -163,9 +163,9 @@ class Screen:
         return input(self.prompt) if self.prompt else input()
 
     def show_whole(self, text: str, is_recent: bool) -> None:
-        """Réécrit en entier la ligne tapée si readline, qui ne garde qu'une rangée, l'a coupée."""
+        """Réécrit en entier la ligne tapée si readline, qui ne montre qu'une rangée, l'a coupée."""
         row = (self.prompt + text).expandtabs()
-        if self.edits_lines and cells(row) >= screen_width() - 1:
+        if self.edits_lines and cells(row) >= screen_width() - 2:  # readline en garde une ou deux
             # Une ligne reçue depuis Entrée serait juste au-dessus : on ne l'efface pas.
             erase = "\x1b[A\r\x1b[K" if self.inserts_rows and not is_recent else ""
             write(f"{erase}{protocol.clean(row)}\n", sys.stdout)
@@ -295,11 +295,11 @@ def receive_lines(connection: Connection) -> None:
         # Si on ne peut plus afficher, on s'arrête ; mais un tube envoie d'abord tout.
         while data and (screen.in_pipe or not screen.is_lost):
             data = connection.sock.recv(RECV_BYTES)
-            for line in buffer.feed(data) if data else buffer.last_line():
-                text = readable(line)
-                screen.show(text)
-                connection.reply = connection.reply or text
-                connection.said_goodbye = text.startswith(protocol.FAREWELL)
+            found = buffer.feed(data) if data else buffer.last_line()
+            if lines := [readable(line) for line in found]:
+                screen.show(*lines)
+                connection.reply = connection.reply or lines[0]
+                connection.said_goodbye = lines[-1].startswith(protocol.FAREWELL)
     except OSError:
         pass  # la connexion est coupée : le receveur s'arrête aussi
     finally:

@@ -147,7 +147,7 @@ class Screen:
                     self.end_row()  # IDLE n'affiche qu'après Entrée ce qui arrive, et l'invite
                 self.is_row_open &= self.in_pipe  # ailleurs, la touche Entrée a fini la rangée
                 self.show_whole(text, is_recent)
-                self.prompt = ""
+                self.prompt = ""  # dès maintenant : sinon le receveur la remontrerait
             return text.removeprefix("\ufeff")  # la marque que certains éditeurs ajoutent
         except Resumed as reason:
             return self.ask(prompt, str(reason))

@@ -405,7 +405,7 @@ class Broadcaster:
             self.try_round()
             time.sleep(TICK_SECONDS)
         # Le verrou n'est plus libéré : aucune tournée n'écrira dans le journal fermé.
-        if (self.round_lock.acquire(timeout=OUTPUT_SECONDS) or self.has_failed) and self.log:
+        if (self.has_failed or self.round_lock.acquire(timeout=OUTPUT_SECONDS)) and self.log:
             self.log.file.close()
         if not self.has_failed:
             self.errors.put("Serveur arrêté.")

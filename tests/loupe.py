@@ -418,6 +418,7 @@ def main() -> int:
     observe_server(lens)
     # Une tournée du veilleur, au mauvais moment, prendrait le verrou : il n'en fait que réveillé.
     serveur_exo.IDLE_SECONDS = 3600
+    serveur_exo.ACCEPT_SECONDS = 0.05  # pour finir aussitôt après la scène
     sys.stdout, sys.stderr = ObservedStream("console", lens), ObservedStream("stderr", lens)
     sys.argv[1:] = ["--port", "0", "--debit", "0"]
     threading.Thread(target=play, args=[scene, lens], daemon=True).start()

@@ -466,7 +466,8 @@ c.socket.create_connection = wait_for_ever
 
 
 def test_un_serveur_muet_au_depart_n_est_attendu_qu_un_moment(fake_server, terminal):
-    alice = terminal("--port", fake_server.port, "--nom", "Alice")
+    quick = "c.GOODBYE_SECONDS = 0.2"
+    alice = terminal("--port", fake_server.port, "--nom", "Alice", patch=quick)
     peer = fake_server.admit()
     alice.wait_for(PROMPT)
     alice.type("exit\r")
@@ -560,7 +561,8 @@ def test_un_nom_refuse_au_terminal_est_redemande_et_oublie(start_server, termina
 
 
 def test_cinq_noms_refuses_finissent_le_client(start_server, terminal):
-    alice = terminal("--port", str(start_server().port), "--nom", "a b", width=150)
+    port = str(start_server().port)
+    alice = terminal("--port", port, "--nom", "a b", width=150, patch="c.REFUSAL_SECONDS = 0.2")
     for number in range(4):
         alice.wait_for("Entrez votre nom : ", times=number + 1)
         alice.type("a b\r")

@@ -750,9 +750,9 @@ def test_une_sortie_fermee_des_le_depart_ne_gene_pas(closed):
         assert open_one.readline()
         alice = Peer(socket.create_connection(("127.0.0.1", port))).join("Alice")
         assert alice.barrier() == "* Connectés (1) : Alice"
+        alice.close()
         process.terminate()
         assert process.wait(PATIENCE) == 0
-        alice.close()
         assert b"Traceback" not in errors.read()
 
 

@@ -69,7 +69,10 @@ class Lens:
         row = row if len(row) <= WIDTH else row[: WIDTH - 1] + "…"
         if self.has_colors and (color := COLORS.get(thread.split(" ")[0])):
             row = f"\x1b[{color}m{row}\x1b[0m"
-        print(row, file=self.out, flush=True)
+        try:
+            print(row, file=self.out, flush=True)
+        except OSError:  # « | head » : plus personne ne lit
+            os._exit(0)
 
     def wait_for(self, thread: str, step: str, part: str = "") -> None:
         """Attend une étape de ce thread ("" : n'importe lequel), dont le détail contient `part`."""
@@ -274,9 +277,10 @@ class Person:
         threading.Thread(target=self.receive, name=f"client {self.name}", daemon=True).start()
 
     def receive(self) -> None:
-        while data := self.sock.recv(65536):
-            self.lens.tell("recv", f"{data!r}")
-        self.lens.tell("recv", "b'' : le serveur n'enverra plus rien")
+        with contextlib.suppress(OSError):  # la scène est finie : le socket est fermé
+            while data := self.sock.recv(65536):
+                self.lens.tell("recv", f"{data!r}")
+            self.lens.tell("recv", "b'' : le serveur n'enverra plus rien")
 
     def say(self, data: bytes) -> None:
         self.lens.tell("sendall", f"{data!r}", f"client {self.name}")
@@ -336,8 +340,9 @@ def lent(lens: Lens, alice: Person, bob: Person, leo: Person) -> None:
     lens.tell("sendall", "des lignes de 4000 octets, sans s'arrêter", "client Alice")
 
     def flood() -> None:
-        while not any(step == "send" for _, step, _ in lens.steps):
-            alice.sock.sendall((b"x" * 4000 + b"\n") * 16)
+        with contextlib.suppress(OSError):  # la scène est finie
+            while not any(step == "send" for _, step, _ in lens.steps):
+                alice.sock.sendall((b"x" * 4000 + b"\n") * 16)
 
     threading.Thread(target=flood, daemon=True).start()
     lens.wait_for("", "send", "Léo")
@@ -392,8 +397,7 @@ def play(scene: Callable, lens: Lens) -> None:
     # Le dernier lecteur finit sa tournée.
     lens.broadcaster.round_lock.lock.acquire(timeout=PATIENCE)
     lens.broadcaster.round_lock.lock.release()
-    print(scene.__doc__, file=lens.out)
-    print(f"\n{'thread':<16}{'appel':<11}ce qui se passe\n", file=lens.out, flush=True)
+    print(f"{scene.__doc__}\n\n{'thread':<16}{'appel':<11}ce qui se passe", file=lens.out, flush=True)
     lens.hides = hides
     scene(lens, *people)
     with lens.changed:
@@ -421,6 +425,7 @@ def main() -> int:
     serveur_exo.ACCEPT_SECONDS = 0.05  # pour finir aussitôt après la scène
     sys.stdout, sys.stderr = ObservedStream("console", lens), ObservedStream("stderr", lens)
     sys.argv[1:] = ["--port", "0", "--debit", "0"]
+    threading.excepthook = lambda failure: fail(f"{failure.exc_type.__name__} : {failure.exc_value}")
     threading.Thread(target=play, args=[scene, lens], daemon=True).start()
     return serveur_exo.main()  # dans le thread principal, comme d'habitude
 

@@ -68,7 +68,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 def test_une_scene_montre_ses_etapes(scene):
     done = run("tests/loupe.py", scene)
     assert (done.returncode, done.stderr) == (0, "")
-    header, _, steps = done.stdout.partition("ce qui se passe\n\n")
+    header, _, steps = done.stdout.partition("ce qui se passe\n")
     rows = steps.splitlines()
     assert 10 <= len(rows) <= 30
     assert max(len(row) for row in done.stdout.splitlines()) <= 80
@@ -76,6 +76,15 @@ def test_une_scene_montre_ses_etapes(scene):
     remaining = iter(rows)
     for step in STEPS[scene]:
         assert any(re.fullmatch(step, row) for row in remaining), (step, rows)
+
+
+def test_la_loupe_finit_si_plus_personne_ne_la_lit():
+    with subprocess.Popen(
+        [sys.executable, "tests/loupe.py"], cwd=ROOT, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(PATIENCE) == 0
 
 
 def test_une_fonction_disparue_du_serveur_se_dit():

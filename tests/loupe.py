@@ -69,8 +69,11 @@ class Lens:
         row = row if len(row) <= WIDTH else row[: WIDTH - 1] + "…"
         if self.has_colors and (color := COLORS.get(thread.split(" ")[0])):
             row = f"\x1b[{color}m{row}\x1b[0m"
+        self.write(row)
+
+    def write(self, text: str) -> None:
         try:
-            print(row, file=self.out, flush=True)
+            print(text, file=self.out, flush=True)
         except OSError:  # « | head » : plus personne ne lit
             os._exit(0)
 
@@ -397,7 +400,7 @@ def play(scene: Callable, lens: Lens) -> None:
     # Le dernier lecteur finit sa tournée.
     lens.broadcaster.round_lock.lock.acquire(timeout=PATIENCE)
     lens.broadcaster.round_lock.lock.release()
-    print(f"{scene.__doc__}\n\n{'thread':<16}{'appel':<11}ce qui se passe", file=lens.out, flush=True)
+    lens.write(f"{scene.__doc__}\n\n{'thread':<16}{'appel':<11}ce qui se passe")
     lens.hides = hides
     scene(lens, *people)
     with lens.changed:

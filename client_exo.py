@@ -145,7 +145,7 @@ class Screen:
                 is_recent = time.monotonic() - self.shown_at < RECENT_SECONDS
                 if self.in_window and is_recent:
                     self.end_row()  # IDLE n'affiche qu'après Entrée ce qui arrive, et l'invite
-                self.is_row_open &= self.in_pipe  # ailleurs, la touche Entrée a fini la rangée
+                self.is_row_open = self.is_row_open and self.in_pipe  # ailleurs, Entrée la finit
                 self.show_whole(text, is_recent)
                 self.prompt = ""  # dès maintenant : sinon le receveur la remontrerait
             return text.removeprefix("\ufeff")  # la marque que certains éditeurs ajoutent
@@ -253,7 +253,7 @@ class Connection:
                 raise Resumed(readline.get_line_buffer())
             return
         is_asked = name != "SIGUSR1"  # celui-là vient du receveur : le serveur est perdu
-        self.is_interrupted |= is_asked
+        self.is_interrupted = self.is_interrupted or is_asked
         if not self.is_leaving:  # à chaque signal : l'exception peut se perdre dans input()
             raise KeyboardInterrupt if is_asked else ConnectionError
         if is_asked:

@@ -5,8 +5,8 @@
     python3 tests/loupe.py SCENE       une autre scène (--help les nomme)
 
 Les programmes ne contiennent rien pour la loupe : elle remplace de l'extérieur, par leur nom, les
-fonctions citées dans observe_server, et appelle les vraies. Une fonction ou une étape qui n'existe plus est
-une erreur, dite en une phrase, avec le code de sortie 1.
+fonctions citées dans observe_server, et appelle les vraies. Une fonction ou une étape qui n'existe
+plus est une erreur, dite en une phrase, avec le code de sortie 1.
 """
 
 import argparse

@@ -92,6 +92,15 @@ def test_au_debit_normal_un_tube_attend_que_tout_soit_pris(start_server):
     assert alice.lines_until("* Robot a quitté le chat.") == ["Robot : ligne"] * 25 + ["Robot : fin"]
 
 
+def test_dans_un_tube_muet_l_au_revoir_est_la_derniere_ligne(start_server):
+    text = "Bonjour\n//aide dit tout\n"
+    result = run_client("--port", str(start_server().port), "--nom", "Robot", text=text)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.decode().splitlines() == [
+        "* Bienvenue, Robot ! (/aide : les commandes)", "* Au revoir, Robot.",
+    ]  # fmt: skip
+
+
 def test_un_serveur_tue_avant_d_avoir_tout_pris_renvoie_1(start_server):
     server = start_server()
     alice = server.connect("Alice")

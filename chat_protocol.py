@@ -10,26 +10,20 @@ Sur TCP, des lignes de texte en UTF-8, finies par « \\n » :
                         Bob (privé) : Psst             un message privé
                         ! Commande inconnue : /danse   une erreur
 
-Ce module ne fait que calculer : il n'ouvre ni socket, ni thread, ni fichier. On peut donc
-l'essayer dans un interpréteur : LineBuffer().feed(b"Bonjour !\\nSal") renvoie [b"Bonjour !"].
+Ce module n'ouvre ni socket, ni fichier, et ne lance aucun thread. On peut donc l'essayer dans un
+interpréteur : LineBuffer().feed(b"Bonjour !\\nSal") renvoie [b"Bonjour !"].
 """
 
 import argparse
+import contextlib
 import errno
 import io
+import os
 import re
+import socket
 import sys
 import unicodedata
 from collections.abc import Iterable
-
-DEFAULT_HOST = "127.0.0.1"  # cette machine : le réseau n'y a accès que si on le demande
-DEFAULT_PORT = 12345
-
-# --- Limites -----------------------------------------------------------------
-
-MAX_LINE_BYTES = 4096  # octets, sans la fin de ligne : une page d'écran bien remplie
-MAX_NAME_LENGTH = 32  # caractères : le nom est recopié devant chaque message
-MAX_QUOTE_LENGTH = 40  # caractères d'un mot que l'on recopie dans une erreur
 
 
 class Refused(Exception):
@@ -37,6 +31,8 @@ class Refused(Exception):
 
 
 # --- Des octets aux lignes ---------------------------------------------------
+
+MAX_LINE_BYTES = 4096  # octets, sans la fin de ligne : une page d'écran bien remplie
 
 
 class LineBuffer:
@@ -93,38 +89,48 @@ def decode_line(line: bytes) -> str:
 
 
 def encode_line(text: str) -> bytes:
-    """Renvoie les octets de `text` avec sa fin de ligne ; « ? » y remplace un demi-caractère."""
+    """Renvoie les octets de `text` avec sa fin de ligne ; « ? » y remplace une moitié de caractère."""
     return f"{text}\n".encode("utf-8", errors="replace")
 
 
 # --- Le texte ----------------------------------------------------------------
 
-# Les blancs : ce qu'une personne ne voit pas. Ce sont les blancs d'Unicode (White_Space) et des
-# marques invisibles, qu'un copier-coller ou une touche AltGr ajoutent sans qu'on le sache.
-BLANKS = "\t\n\v\f\r \x85\xa0\xad\u1680\u2028\u2029\u202f\u205f\u3000\ufeff" + "".join(
-    map(chr, [*range(0x2000, 0x2010), *range(0x2060, 0x2065)])
+# Les blancs : ce qu'une personne ne voit pas. Un copier-coller ou une touche AltGr en ajoutent sans
+# qu'on le sache. D'abord les blancs qui prennent de la place (Unicode, White_Space) ; ensuite les
+# codes de commande, les marques du sens d'écriture et les autres caractères qu'Unicode dit
+# invisibles (Default_Ignorable_Code_Point). Chaque texte se met entre [ ] dans une expression.
+_SPACES = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_MARKS = (
+    "\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+    "\U000e0000-\U000e0fff"
 )
+_BLANK, _VISIBLE = f"[{_SPACES}{_MARKS}]", f"[^{_SPACES}{_MARKS}]"
+_BARE_TEXT = re.compile(f"{_VISIBLE}(?:.*{_VISIBLE})?", re.DOTALL)
+_FIRST_WORD = re.compile(f"{_BLANK}*({_VISIBLE}*){_BLANK}?(.*)", re.DOTALL)
 
 # Les caractères qui commandent un terminal ou inversent le sens d'écriture : codes de commande (C0
 # sauf la tabulation, DEL, C1), séparateurs de ligne, sens d'écriture (Unicode, annexe 9).
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
-def is_blank(text: str) -> bool:
-    """Renvoie True si `text` n'a que des blancs."""
-    return not text.strip(BLANKS)
+def strip(text: str) -> str:
+    """Renvoie `text` sans les blancs qui l'entourent ; "" s'il n'a que des blancs."""
+    return found[0] if (found := _BARE_TEXT.search(text)) else ""
 
 
 def cut_word(text: str) -> tuple[str, str]:
     """Renvoie le premier mot de `text`, et le reste sans le blanc qui les sépare."""
-    pattern = f"[{BLANKS}]*([^{BLANKS}]*)[{BLANKS}]?(.*)"  # blancs, le mot, un blanc, le reste
-    return re.fullmatch(pattern, text, re.DOTALL).groups()
+    return _FIRST_WORD.fullmatch(text).groups()
 
 
 def clean(text: str) -> str:
     """Renvoie `text` sans danger pour un terminal : U+FFFD remplace chaque caractère dangereux."""
     # isprintable est plus rapide, et aucun caractère dangereux n'est « imprimable ».
     return text if text.isprintable() else _UNSAFE.sub("\ufffd", text)
+
+
+MAX_QUOTE_LENGTH = 40  # caractères d'un mot que l'on recopie dans une erreur
 
 
 def quote(word: str) -> str:
@@ -147,13 +153,9 @@ def alphabetical(names: Iterable[str]) -> list[str]:
 
 # --- Les noms ----------------------------------------------------------------
 
+MAX_NAME_LENGTH = 32  # caractères : le nom est recopié devant chaque message
 QUIT_WORD = "exit"  # seul sur sa ligne, il fait quitter le chat : ce n'est donc pas un nom
 
-# Caractères invisibles (Unicode, Default_Ignorable_Code_Point) : « Al<invisible>ice » passerait
-# pour « Alice ».
-_INVISIBLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
 _APOSTROPHES = str.maketrans("’ʼ", "''")  # un téléphone ou un Mac écrit souvent ’ au lieu de '
 
 
@@ -163,23 +165,22 @@ def normalize_name(text: str) -> str:
     Un nom ne contient ni blanc, ni « : », ni parenthèse, et il commence par une lettre ou un
     chiffre : aucun ne peut imiter une ligne du serveur.
     """
-    name = unicodedata.normalize("NFKC", text).strip(BLANKS)
-    if not name:
-        raise Refused("Nom vide : choisissez-en un.")
+    typed = strip(text)
+    name = unicodedata.normalize("NFKC", typed)
     if len(name) > MAX_NAME_LENGTH:
         raise Refused(f"Nom trop long ({MAX_NAME_LENGTH} caractères au plus) : abrégez-le.")
     if name.casefold() == QUIT_WORD:
         raise Refused(f"Nom refusé : « {QUIT_WORD} » est la commande pour quitter.")
-    kinds = [unicodedata.category(char) for char in name]  # L : lettre, M : accent, Nd : chiffre
-    if kinds[0][0] != "L" and kinds[0] != "Nd":
+    if not (name[:1].isalpha() or name[:1].isdecimal()):
         raise Refused("Nom refusé : il doit commencer par une lettre ou un chiffre.")
-    for char, kind in zip(name, kinds):
-        is_allowed = kind[0] in "LM" or kind == "Nd" or char in "-_.'’"
-        if not is_allowed or _INVISIBLE.match(char):
-            raise Refused(
-                f"Nom refusé : caractère interdit « {clean(char)} » (U+{ord(char):04X}) ; "
-                "prenez des lettres, des chiffres et - _ . ' ’ sans espace."
-            )
+    for char in typed:  # et non dans `name` : on recopie ce qui a été tapé
+        for part in unicodedata.normalize("NFKC", char):
+            is_word = part.isalpha() or part.isdecimal() or unicodedata.category(part)[0] == "M"
+            if not strip(part) or not (is_word or part in "-_.'’"):
+                raise Refused(
+                    f"Nom refusé : caractère interdit « {clean(char)} » (U+{ord(char):04X}) ; "
+                    "prenez des lettres, des chiffres et - _ . ' ’ sans espace."
+                )
     return name
 
 
@@ -190,7 +191,12 @@ def name_key(name: str) -> str:
     return unicodedata.normalize("NFKC", folded).translate(_APOSTROPHES)
 
 
-# --- Les commandes -----------------------------------------------------------
+# --- Les commandes, et les lignes du serveur -----------------------------------
+
+# Une ligne du serveur se reconnaît à son début ; un nom commence par une lettre ou un chiffre.
+NOTICE = "* "
+ERROR = "! "
+FAREWELL = f"{NOTICE}Au revoir, "
 
 COMMAND_WORDS = ("/aide", "/liste", "/privé", "/quitter")  # les commandes que Tab complète
 
@@ -202,8 +208,15 @@ HELP_LINES = (
     "//texte : envoyer le message « /texte »",
 )
 
-# Une ligne vide, « exit » ou une commande ; sans IGNORECASE, où « exıt » vaudrait « exit ».
-_NOT_A_MESSAGE = re.compile(f"[{BLANKS}]*(?:/|\\Z|[eE][xX][iI][tT][{BLANKS}]*\\Z)")
+_VERBS = {
+    "/liste": "list", "/privé": "private", "/prive": "private", "/mp": "private",
+    "/quitter": "quit", "/exit": "quit", "/quit": "quit", "/aide": "help", "/help": "help",
+}  # fmt: skip
+
+# Une ligne vide, « exit » (même avec des marques invisibles entre ses lettres) ou une commande ; sans
+# IGNORECASE, où « exıt » vaudrait « exit ».
+_EXIT = f"[{_MARKS}]*".join(["[eE]", "[xX]", "[iI]", "[tT]"])
+_NOT_A_MESSAGE = re.compile(f"{_BLANK}*(?:/|\\Z|{_EXIT}{_BLANK}*\\Z)")
 
 
 def parse(text: str) -> tuple[str, str]:
@@ -214,7 +227,7 @@ def parse(text: str) -> tuple[str, str]:
     """
     if not _NOT_A_MESSAGE.match(text):  # le cas le plus courant, donc le plus rapide
         return "message", text
-    bare = text.strip(BLANKS)
+    bare = strip(text)
     if not bare:
         return "nothing", ""
     if not bare.startswith("/"):
@@ -223,52 +236,29 @@ def parse(text: str) -> tuple[str, str]:
         return "message", text.replace("//", "/", 1)
     word, rest = cut_word(text)
     # NFC d'abord : un Mac peut écrire « é » en deux caractères.
-    match unicodedata.normalize("NFC", word).casefold():
-        case "/quitter" | "/exit" | "/quit":
-            return "quit", ""
-        case "/liste":
-            return "list", ""
-        case "/aide" | "/help":
-            return "help", ""
-        case "/privé" | "/prive" | "/mp":
-            return "private", rest
-        case _:
-            return "unknown", quote(word)
+    verb = _VERBS.get(unicodedata.normalize("NFC", word).casefold(), "unknown")
+    return verb, quote(cut_word(clean(bare))[0]) if verb == "unknown" else rest
 
 
-# --- Les lignes du serveur -----------------------------------------------------
+# --- Erreurs du système, options de la ligne de commande -----------------------
 
-# Une ligne du serveur se reconnaît à son début ; un nom commence par une lettre ou un chiffre.
-NOTICE = "* "
-ERROR = "! "
-FAREWELL = f"{NOTICE}Au revoir, "
-
-
-# --- Messages et options de la ligne de commande -------------------------------
+DEFAULT_HOST = "127.0.0.1"  # cette machine : le réseau n'y a accès que si on le demande
+DEFAULT_PORT = 12345
 
 _REASONS = {  # par nom de code ; certains systèmes n'ont pas tous ces codes
-    "EACCES": "accès réservé ou refusé",
-    "EADDRINUSE": "ce port est déjà pris",
-    "EADDRNOTAVAIL": "cette adresse n'est pas à cette machine",
-    "EFBIG": "fichier trop gros",
-    "ECONNREFUSED": "connexion refusée",
-    "EDQUOT": "quota de disque atteint",
-    "EHOSTUNREACH": "machine injoignable",
-    "EISDIR": "c'est un dossier",
-    "EMFILE": "trop de fichiers ouverts",
-    "ENETUNREACH": "réseau inaccessible",
-    "ENOENT": "ce fichier ou son dossier n'existe pas",
-    "ENOSPC": "disque plein",
-    "EPIPE": "le programme qui lisait s'est arrêté",
-    "EROFS": "disque en lecture seule",
-    "ETIMEDOUT": "pas de réponse",
-}
+    "EACCES": "accès réservé ou refusé", "EADDRINUSE": "ce port est déjà pris",
+    "EADDRNOTAVAIL": "cette adresse n'est pas à cette machine", "EFBIG": "fichier trop gros",
+    "ECONNREFUSED": "connexion refusée", "EDQUOT": "quota de disque atteint",
+    "EHOSTUNREACH": "machine injoignable", "EISDIR": "c'est un dossier",
+    "EMFILE": "trop de fichiers ouverts", "ENETUNREACH": "réseau inaccessible",
+    "ENOENT": "ce fichier ou son dossier n'existe pas", "ENOSPC": "disque plein",
+    "EPIPE": "le programme qui lisait s'est arrêté", "EROFS": "disque en lecture seule",
+    "ETIMEDOUT": "pas de réponse", "TimeoutError": "pas de réponse",
+}  # fmt: skip
 
 
 def explain(error: Exception) -> str:
     """Renvoie la cause d'une erreur du système, en français, ou son code si elle est rare."""
-    if isinstance(error, TimeoutError):
-        return _REASONS["ETIMEDOUT"]
     code = errno.errorcode.get(getattr(error, "errno", None), type(error).__name__)
     return _REASONS.get(code.removeprefix("WSA"), f"erreur {code} du système")  # WSA : Windows
 
@@ -278,7 +268,7 @@ def host_and_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def new_option_parser(description: str) -> argparse.ArgumentParser:
+def new_option_parser(description: str, host_meaning: str) -> argparse.ArgumentParser:
     """Renvoie un analyseur qui connaît les options communes aux deux programmes."""
     parser = argparse.ArgumentParser(
         description=description, add_help=False, allow_abbrev=False, exit_on_error=False
@@ -286,7 +276,7 @@ def new_option_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--help", action="help", help="affiche cette aide et s'arrête")
     parser.add_argument(
         "--hote", metavar="ADRESSE", type=_host, default=DEFAULT_HOST,
-        help="adresse du serveur (%(default)s par défaut)",
+        help=f"{host_meaning} (%(default)s par défaut)",
     )  # fmt: skip
     add_number(parser, "--port", DEFAULT_PORT, "port du serveur", high=65535)
     return parser
@@ -300,7 +290,7 @@ def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
         unknown = [error.argument_name]
     if unknown:
         word = quote(unknown[0])
-        raise Refused(f"Option « {word} » inconnue ou incomplète. Tapez --help pour la liste.")
+        raise Refused(f"Option « {word} » inconnue ou incomplète. Ajoutez --help pour voir la liste.")
     return options
 
 
@@ -319,17 +309,48 @@ def add_number(parser, option: str, default: int, meaning: str, low=0, high=1_00
 
 def _host(text: str) -> str:
     """Renvoie une adresse sans blancs ni crochets autour, ou lève Refused si un port la suit."""
-    host = text.strip(BLANKS)
+    host = strip(text)
     if found := re.fullmatch(r"(\[.*\]|[^:]*):([0-9]+)", host):
         address = quote(found[1].strip("[]")) or DEFAULT_HOST
         raise Refused(f"--hote : donnez le port à part : --hote {address} --port {found[2][:9]}")
-    host = host.strip("[]" + BLANKS)
+    host = strip(host.strip("[]"))
     if not host:
         raise Refused("--hote : il faut une adresse (127.0.0.1, par exemple).")
     return host
 
 
-# --- L'endroit où un programme s'exécute ---------------------------------------
+# --- Le système : le socket, les flux, la session -------------------------------
+
+# L'envoi est immédiat (sinon, jusqu'à 40 ms d'attente), et une machine disparue se voit en 120 s :
+# 60 s de silence (TCP_KEEPALIVE sous macOS) puis 4 sondes, une toutes les 15 s ; ou 120 000 ms sans
+# que l'autre bout prenne ce qu'on lui envoie.
+SOCKET_OPTIONS = {
+    "SO_KEEPALIVE": 1, "TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60,
+    "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 120_000,
+}  # fmt: skip
+
+
+def set_up_socket(sock: socket.socket) -> None:
+    """Donne à un socket connecté chacune de ces options, sauf celles que le système refuse."""
+    options = dict(SOCKET_OPTIONS)
+    with contextlib.suppress(OSError):  # la connexion est déjà coupée : recv le signalera
+        ours, theirs = sock.getsockname()[0], sock.getpeername()[0]
+        # Sur une même machine, rien ne disparaît, et un programme lent peut ne rien prendre longtemps.
+        if theirs == ours or theirs.removeprefix("::ffff:").startswith("127."):
+            del options["TCP_USER_TIMEOUT"]
+    for name, value in options.items():
+        level = socket.SOL_SOCKET if name.startswith("SO_") else socket.IPPROTO_TCP
+        with contextlib.suppress(OSError, AttributeError):  # tous les systèmes ne les ont pas toutes
+            sock.setsockopt(level, getattr(socket, name), value)
+
+
+def set_up_stream(stream: object) -> None:
+    """Règle un flux de Python : « ? » y remplace un caractère impossible, et écrire y attend."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
+        # Un autre programme a pu le laisser sans attente : une écriture y perdrait alors des lignes.
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows ne l'a pas toujours
+            os.set_blocking(stream.fileno(), True)
 
 
 def is_window(stream: object) -> bool:
@@ -342,9 +363,3 @@ def session_goes_on() -> bool:
     """Renvoie True si l'interpréteur continue ensuite : fenêtre, %run d'IPython, python3 -i."""
     in_window = is_window(sys.stdin) or is_window(sys.stdout)
     return in_window or hasattr(sys, "ps1") or bool(sys.flags.interactive)
-
-
-def set_up_stream(stream: object) -> None:
-    """Fait écrire « ? » à la place d'un caractère que le flux ne sait pas montrer."""
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="replace")

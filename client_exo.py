@@ -365,7 +365,7 @@ def complete(start: str, number: int) -> str | None:
 
 def choose_name(name: str, screen: Screen) -> str:
     """Renvoie `name` ou, s'il n'a que des blancs, celui que l'on tape ; "" pour quitter."""
-    while protocol.is_blank(name):
+    while not protocol.strip(name):
         name = screen.ask(NAME_PROMPT)
     return "" if protocol.parse(name)[0] == "quit" else name
 
@@ -466,7 +466,7 @@ def catch_signals(connection: Connection, settings: contextlib.ExitStack) -> Non
 def main() -> int:
     """Renvoie le code de sortie : 0 si l'on est parti, 2 si une option est refusée, sinon 1."""
     set_up_streams()
-    parser = protocol.new_option_parser("Le client du chat.")
+    parser = protocol.new_option_parser("Le client du chat.", "adresse du serveur")
     parser.add_argument("--nom", metavar="NOM", help="votre nom (demandé sinon)")
     try:
         options = protocol.parse_options(parser)

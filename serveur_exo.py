@@ -210,7 +210,7 @@ class Room:
     def send_privately(self, sender: Client, recipient: str, text: str) -> None:
         """Envoie un message à un seul membre, ou lève Refused."""
         member = self.members.get(protocol.name_key(recipient))
-        if protocol.is_blank(text):
+        if not protocol.strip(text):
             raise Refused("Il manque le nom ou le message : /privé NOM message")
         if member is None:
             raise Refused(f"Personne ne s'appelle {protocol.quote(recipient)} ici (tapez /liste).")
@@ -549,11 +549,6 @@ PAUSE_SECONDS = 0.2  # s après un échec d'accept, qui échouerait sinon de nou
 CLIENT_BUFFER_BYTES = 64 * 1024  # du système : limite ce qu'un client freiné y accumule
 SPARE_FILES = 16  # fichiers ouverts que le serveur garde pour lui
 
-# L'envoi est immédiat (sinon, jusqu'à 40 ms d'attente), et une machine disparue se voit en 120 s :
-# 60 s de silence puis 4 sondes toutes les 15 s, ou 120 000 ms sans accusé de réception.
-TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-TCP_OPTIONS["TCP_USER_TIMEOUT"] = 120_000
-
 
 def accept_clients(listener: socket.socket, broadcaster: Broadcaster, options, signals) -> None:
     """Accepte des clients jusqu'à un signal d'arrêt."""
@@ -581,10 +576,7 @@ def accept_clients(listener: socket.socket, broadcaster: Broadcaster, options, s
 
 def start_reader(sock: socket.socket, host: str, broadcaster: Broadcaster, rate: int) -> str:
     """Inscrit un client et lance son lecteur ; renvoie "", ou la raison pour laquelle on refuse."""
-    with contextlib.suppress(OSError):  # si la connexion est déjà coupée, recv le signalera
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name in TCP_OPTIONS.keys() & dir(socket):  # tous les systèmes ne les ont pas toutes
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), TCP_OPTIONS[name])
+    protocol.set_up_socket(sock)
     client = Client(sock, host)
     # D'abord l'inscrire, ensuite lancer son thread : sinon ses lignes pourraient arriver avant lui.
     broadcaster.clients.add(client)
@@ -663,7 +655,7 @@ def catch_signals(received: list[int]) -> dict:
 
 def main() -> int:
     """Renvoie le code de sortie : 0 après un arrêt demandé, 2 pour une option refusée, sinon 1."""
-    parser = protocol.new_option_parser("Le serveur du chat.")
+    parser = protocol.new_option_parser("Le serveur du chat.", "adresse où écouter ; 0.0.0.0 ouvre au réseau")
     parser.add_argument("--horodatage", action="store_true", help="[HH:MM] devant les messages")
     parser.add_argument("--journal", metavar="FICHIER", help="enregistre la console dans FICHIER")
     protocol.add_number(parser, "--max-clients", 1000, "clients admis en même temps", low=1)

@@ -566,7 +566,6 @@ def test_un_socket_accepte_est_sonde_et_envoie_sans_attendre(inside):
                 for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
             )
             assert idle + interval * probes == 120
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
         while broadcaster.clients:
             broadcaster.try_round()
 

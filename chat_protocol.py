@@ -246,7 +246,7 @@ DEFAULT_HOST = "127.0.0.1"  # cette machine : le réseau n'y a accès que si on 
 DEFAULT_PORT = 12345
 
 _REASONS = {  # par nom de code ; certains systèmes n'ont pas tous ces codes
-    "EACCES": "accès réservé ou refusé", "EADDRINUSE": "ce port est déjà pris",
+    "EACCES": "accès réservé ou refusé", "EADDRINUSE": "ce port est déjà pris (un serveur tourne peut-être déjà ici)",
     "EADDRNOTAVAIL": "cette adresse n'est pas à cette machine", "EFBIG": "fichier trop gros",
     "ECONNREFUSED": "connexion refusée", "EDQUOT": "quota de disque atteint",
     "EHOSTUNREACH": "machine injoignable", "EISDIR": "c'est un dossier",

@@ -1,28 +1,27 @@
 """Le serveur du chat : TCP, des lignes de texte, un thread par client.
 
-Pour l'essayer : python3 serveur_exo.py, puis nc 127.0.0.1 12345 dans d'autres terminaux. Chaque
-thread a un rôle :
+Pour l'essayer : python3 serveur_exo.py, puis nc 127.0.0.1 12345 dans d'autres terminaux.
 
     principal    accepte les clients et lance un lecteur pour chacun
     lecteur      un par client : reçoit des octets, en fait des lignes, les dépose dans l'inbox
-    veilleur     fait une tournée par seconde, ou plus souvent s'il reste quelque chose à envoyer
+    veilleur     fait une tournée quand on l'appelle, et toutes les 5 ms s'il reste à envoyer
     écriture     deux threads : l'un écrit la console, l'autre stderr
 
 Le thread qui dépose des lignes fait ensuite une *tournée* (round) : il vide l'inbox, applique les
-règles du salon, envoie à chaque client ce que le système accepte sans attendre, écrit le journal.
-Une seule tournée a lieu à la fois, et elle seule touche au salon et aux envois : tous les clients
+règles du salon, envoie à chaque client ce que le système peut prendre tout de suite, écrit le
+journal. Une seule a lieu à la fois, et elle seule touche au salon et aux envois : tous les clients
 reçoivent donc les lignes dans le même ordre.
 """
 
 import collections
 import contextlib
 import datetime
+import enum
 import math
 import os
 import select
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -37,25 +36,38 @@ NAME_SECONDS = 60  # s pour donner un nom, sinon des clients muets occuperaient 
 BURST_LINES = 100  # lignes d'avance sur le débit permis : un texte collé passe tout de suite
 RECV_BYTES = 64 * 1024  # octets par recv : plusieurs lignes à la fois, donc moins d'appels
 QUIET_RECV_BYTES = 2048  # octets pour un client calme : recv réserve cette place tant qu'il attend
-DEPOSIT_LINES = 512  # lignes par dépôt : « a\n » (2 octets) devient une ligne de 130, avec le nom
+DEPOSIT_LINES = 512  # lignes par dépôt : avec un long nom, « a\n » reçu fait 130 octets à envoyer
+DEPARTURE = None  # déposé à la place de lignes : ce client n'en enverra plus
+
+
+class State(enum.Enum):  # ce que l'on attend d'un client ; passé un délai, Hub.expire décide
+    NAMING = "qu'il donne un nom"  # NAME_SECONDS
+    MEMBER = "rien : il parle quand il veut"  # sans délai
+    LATE = "qu'il lise tout ce qui l'attend"  # CATCH_UP_SECONDS
+    LEAVING = "qu'il lise l'au revoir et ferme"  # FAREWELL_SECONDS
+    CUT = "rien : sa connexion est coupée, son lecteur finit"  # sans délai
 
 
 class Client:
     """Un client vu du serveur."""
 
     def __init__(self, sock: socket.socket, host: str) -> None:
-        self.sock = sock  # le lecteur y reçoit, la tournée y envoie et le ferme
+        self.sock = sock  # son lecteur y reçoit ; la tournée y envoie, et le ferme
         self.host = host
-        # Un client a au plus un dépôt dans l'inbox : son lecteur prend la place avant de déposer,
-        # la tournée la libère. S'il envoie trop vite, son lecteur attend ici, et TCP le freine.
+        # Son lecteur le prend avant de déposer des lignes, la tournée le rend : un dépôt à la fois.
+        # Si ce client envoie trop vite, son lecteur attend donc ici, et TCP freine ce client.
         self.deposit_slot = threading.Lock()
         # La tournée seule modifie les champs suivants ; son lecteur peut les lire.
         self.name: str | None = None  # None tant qu'aucun nom n'est admis
         self.refusals = 0  # noms refusés
-        self.outbox: list[bytes] = []  # octets à envoyer, dans l'ordre
-        self.leaving = False  # il quitte le chat : ses lignes sont ignorées
-        self.gone = False  # son lecteur a fini
-        self.deadline = time.monotonic() + NAME_SECONDS  # heure limite de ce qu'on attend de lui
+        self.outbox: list[bytes] = []  # octets à envoyer, dans l'ordre ; b"" : la fin de nos envois
+        self.is_read_out = False  # son lecteur a fini
+        self.wait_for(State.NAMING, NAME_SECONDS)
+
+    def wait_for(self, state: State, seconds: float = math.inf) -> None:
+        """Change d'état, pour `seconds` au plus."""
+        self.state, self.deadline = state, time.monotonic() + seconds
+        self.has_left = state in (State.LEAVING, State.CUT)  # ses lignes sont alors ignorées
 
 
 class TokenBucket:
@@ -63,48 +75,53 @@ class TokenBucket:
 
     def __init__(self, rate: int) -> None:
         self.rate = rate  # jetons gagnés par seconde ; 0 : sans limite
-        self.tokens = float(BURST_LINES)
-        self.counted_at = time.monotonic()
+        self.tokens, self.counted_at = float(BURST_LINES), time.monotonic()
 
     def take(self, wanted: int) -> int:
         """Renvoie combien de lignes peuvent passer, sur `wanted` ; en attend au moins une."""
-        while self.rate:
-            now = time.monotonic()
-            self.tokens = min(BURST_LINES, self.tokens + (now - self.counted_at) * self.rate)
-            self.counted_at = now
-            if self.tokens >= 1:
-                wanted = min(wanted, int(self.tokens))
-                self.tokens -= wanted
-                break
-            time.sleep((1 - self.tokens) / self.rate)
-        return wanted
+        if not self.rate:
+            return wanted
+        now = time.monotonic()
+        self.tokens = min(BURST_LINES, self.tokens + (now - self.counted_at) * self.rate)
+        self.counted_at = now
+        count = min(wanted, max(1, int(self.tokens)))
+        self.tokens -= count
+        time.sleep(max(0, -self.tokens) / self.rate)  # le temps de gagner ce qui manquait
+        return count
 
 
-def read_client(client: Client, broadcaster: "Broadcaster", rate: int) -> None:
-    """Thread lecteur : reçoit tout ce qu'un client envoie, jusqu'à la fin de sa connexion."""
-    buffer, bucket = protocol.LineBuffer(), TokenBucket(rate)
-    size = QUIET_RECV_BYTES
+def read_client(client: Client, hub: "Hub", rate: int) -> None:
+    """Thread lecteur : reçoit ce qu'un client envoie, toute sa vie, d'état en état.
+
+    NAMING   il vient d'être inscrit (start_reader) ; sa première ligne est son nom (Room.enter)
+    MEMBER   chaque ligne suivante est un message ou une commande (Room.receive)
+    LATE     il ne lit plus : tout le salon l'attend, une seconde au plus (Hub.send)
+    LEAVING  « exit », ou la fin de son flux : c'est annoncé, et il lit l'au revoir (Room.leave)
+    CUT      il n'a pas fait à temps ce qu'on attendait de lui (Hub.expire)
+    Fin      recv se termine ; ce thread dépose DEPARTURE, une tournée ferme le socket (Hub.serve)
+    """
+    buffer, bucket, size = protocol.LineBuffer(), TokenBucket(rate), QUIET_RECV_BYTES
     try:
         while data := client.sock.recv(size):
             size = QUIET_RECV_BYTES if len(data) < QUIET_RECV_BYTES else RECV_BYTES
-            submit(buffer.feed(data), client, broadcaster, bucket)
-        submit(buffer.last_line(), client, broadcaster, bucket)
+            submit(buffer.feed(data), client, hub, bucket)
+        submit(buffer.last_line(), client, hub, bucket)
     except OSError:
         pass  # la connexion est coupée, ou l'autre machine ne répond plus : c'est une fin aussi
     finally:
-        broadcaster.post(client, None)
+        hub.post(client, DEPARTURE)
 
 
-def submit(lines: list, client: Client, broadcaster: "Broadcaster", bucket: TokenBucket) -> None:
+def submit(lines: list, client: Client, hub: "Hub", bucket: TokenBucket) -> None:
     """Dépose des lignes au débit permis ; lève OSError si la connexion a été coupée entre-temps."""
-    while lines and not client.leaving and not broadcaster.is_stopping:
+    while lines and not client.has_left and not hub.is_stopping:
         count = bucket.take(min(len(lines), DEPOSIT_LINES))
         if count < len(lines):
             # Ce client est freiné. Même s'il a coupé sa connexion, ses lignes restent lisibles et
             # arriveraient pendant des heures ; getpeername échoue dès qu'elle n'existe plus.
             client.sock.getpeername()
         client.deposit_slot.acquire()
-        broadcaster.post(client, lines[:count])
+        hub.post(client, lines[:count])
         del lines[:count]
 
 
@@ -120,10 +137,8 @@ class Room:
 
     def __init__(self) -> None:
         self.members: dict[str, Client] = {}  # name_key(nom) → client admis
-        self.start_round("")
-
-    def start_round(self, timestamp: str) -> None:  # crée ou vide ce qui ne dure qu'une tournée
-        self.timestamp = timestamp  # « [HH:MM] », ou rien : le même pour toute la tournée
+        # Les champs suivants ne durent qu'une tournée, qui les remet à zéro.
+        self.timestamp = ""  # « [HH:MM] », ou rien : le même pour toute la tournée
         self.console_lines: list[str] = []  # lignes à montrer, sans horodatage
         self.queued_bytes = 0  # octets ajoutés aux outbox, comptés une fois pour tous les membres
 
@@ -131,7 +146,7 @@ class Room:
         """Traite des lignes d'un client (bytes sans fin de ligne), dans l'ordre."""
         said: list[str] = []  # messages consécutifs, qui partiront en un seul morceau
         for line in lines:
-            if client.leaving:
+            if client.has_left:
                 break
             try:
                 text = protocol.decode_line(line)
@@ -158,50 +173,51 @@ class Room:
         key = protocol.name_key(name)
         if key in self.members:
             raise Refused(f"Le nom {name} est déjà pris : choisissez-en un autre.")
-        self.reply(client, f"{NOTICE}Bienvenue, {name} ! (/aide : les commandes)")
+        self.tell(client, f"{NOTICE}Bienvenue, {name} ! (/aide : les commandes)")
         shown = f"{name} ({client.host}) a rejoint le chat."
         self.broadcast([f"{NOTICE}{name} a rejoint le chat."], console_lines=[shown])
         client.name = name
-        client.deadline = math.inf
+        client.wait_for(State.MEMBER)
         self.members[key] = client
 
     def leave(self, client: Client) -> None:
         """Retire un client, et l'annonce s'il était membre. Sans effet la seconde fois."""
-        if client.leaving:
+        if client.has_left:
             return
-        client.leaving, client.deadline = True, time.monotonic() + FAREWELL_SECONDS
+        client.wait_for(State.LEAVING, FAREWELL_SECONDS)
+        client.outbox.append(b"")  # même si rien ne reste à envoyer, il faut signaler la fin
         if client.name and self.members.pop(protocol.name_key(client.name), None):
             shown = f"{client.name} a quitté le chat."
             self.broadcast([f"{NOTICE}{shown}"], console_lines=[shown])
 
     def dismiss_everyone(self, clients: list[Client]) -> None:
         """Annonce l'arrêt du serveur à chaque client, mais à personne le départ des autres."""
-        self.members.clear()
         for client in clients:
-            if not client.leaving:
-                self.reply(client, f"{NOTICE}Le serveur s'arrête.")
-                client.leaving, client.deadline = True, time.monotonic() + LAST_SECONDS
+            if not client.has_left:
+                self.tell(client, f"{NOTICE}Le serveur s'arrête.")
+                client.wait_for(State.LEAVING, LAST_SECONDS)
 
     def refuse(self, client: Client, reason: str) -> None:
         """Dit à un client que sa ligne est refusée ; sans nom, il a un nombre limité d'essais."""
         if client.name is None:
             client.refusals += 1
+            client.wait_for(State.NAMING, NAME_SECONDS)
             if client.refusals == MAX_REFUSALS:
                 reason += f" C'était le dernier des {MAX_REFUSALS} essais."
                 self.leave(client)
-        self.reply(client, f"{ERROR}{reason}")
+        self.tell(client, f"{ERROR}{reason}")
 
     def execute(self, client: Client, verb: str, rest: str) -> None:
         """Exécute une commande d'un membre, ou lève Refused."""
         match verb:
             case "quit":
-                self.reply(client, f"{protocol.FAREWELL}{client.name}.")
+                self.tell(client, f"{protocol.FAREWELL}{client.name}.")
                 self.leave(client)
             case "list":
                 names = protocol.alphabetical(member.name for member in self.members.values())
-                self.reply(client, f"{NOTICE}Connectés ({len(names)}) : {', '.join(names)}")
+                self.tell(client, f"{NOTICE}Connectés ({len(names)}) : {', '.join(names)}")
             case "help":
-                self.reply(client, render(protocol.HELP_LINES, NOTICE))
+                self.tell(client, render(protocol.HELP_LINES, NOTICE))
             case "private":
                 self.send_privately(client, *protocol.cut_word(rest))
             case "unknown":
@@ -216,16 +232,16 @@ class Room:
             raise Refused(f"Personne ne s'appelle {protocol.quote(recipient)} ici (tapez /liste).")
         if member is sender:
             raise Refused("Ce message est pour vous-même : choisissez un autre nom (tapez /liste).")
-        self.reply(member, f"{self.timestamp}{sender.name} (privé) : {protocol.clean(text)}")
-        self.reply(sender, f"{NOTICE}Message privé envoyé à {member.name}.")
+        self.tell(member, f"{self.timestamp}{sender.name} (privé) : {protocol.clean(text)}")
+        self.tell(sender, f"{NOTICE}Message privé envoyé à {member.name}.")
 
-    def reply(self, client: Client, line: str) -> None:
+    def tell(self, client: Client, line: str) -> None:
         """Ajoute une ligne à l'outbox d'un seul client."""
         client.outbox.append(protocol.encode_line(line))
         self.queued_bytes += len(client.outbox[-1])
 
     def broadcast(self, lines: list[str], sender: Client | None = None, console_lines=None) -> None:
-        """Ajoute des lignes à l'outbox des membres sauf `sender` ; les montre, ou `console_lines`."""
+        """Ajoute des lignes à toutes les outbox, sauf celle de `sender`, et à la console."""
         if not lines:
             return
         piece = protocol.encode_line(render(lines, self.timestamp))
@@ -237,46 +253,41 @@ class Room:
 
 
 def render(lines: list[str], prefix: str) -> str:
-    """Renvoie ces lignes en un texte, chacune après `prefix`, sans la dernière fin de ligne."""
+    """Renvoie `lines` en un texte, chacune après `prefix`, la dernière sans « \n »."""
     return prefix + f"\n{prefix}".join(lines)
 
 
 # --- Les tournées : ce que les clients reçoivent ---------------------------------
 
-ROUND_BYTES = 256 * 1024  # octets à envoyer par tournée : chaque client lent en garde une copie
+ROUND_BYTES = 256 * 1024  # octets de lignes par tournée : chaque client lent garde les siens
 TICK_SECONDS = 0.005  # s avant de réessayer d'envoyer ce que le système n'a pas accepté
 IDLE_SECONDS = 1  # s entre deux tournées du veilleur, pour surveiller les délais
-SUSPENDED_SECONDS = 5  # s sans tournée : le serveur était en pause (Ctrl+Z, machine endormie)
 LATE_BYTES = 1024 * 1024  # octets de retard à partir desquels on attend un client
 CATCH_UP_SECONDS = 1  # s qu'il a pour tout recevoir : les autres attendent au plus ce temps
 STOP_SECONDS = 2.5  # s pour s'arrêter : CATCH_UP_SECONDS, LAST_SECONDS et une marge
 
 
-class Broadcaster:
+class Hub:
     """Fait les tournées. Un thread qui trouve leur verrou pris n'attend pas, sauf à l'arrêt."""
 
-    def __init__(self, log: "Log | None", has_timestamps: bool) -> None:
-        self.errors = Writer(sys.stderr)
-        self.console = Writer(sys.stdout, self.errors)
-        # Tout thread y dépose (client, lignes), puis (client, None) ; la tournée prend à gauche.
-        self.inbox: collections.deque = collections.deque()
-        # Les clients, nommés ou non : le thread principal ajoute, la tournée retire.
-        self.clients: set[Client] = set()
-        self.bell = threading.Event()  # réveille le veilleur ; tout thread peut le faire
+    def __init__(self, log: "Log | None", errors: "Writer", has_timestamps: bool) -> None:
+        self.errors, self.console = errors, Writer(sys.stdout, errors)
+        self.inbox = collections.deque()  # tout thread y dépose (client, lignes), la tournée prend
+        self.clients: set[Client] = set()  # le thread principal les ajoute, la tournée les retire
+        self.bell = threading.Event()  # réveille le veilleur : tout thread sonne, lui seul efface
         self.is_stopping = False  # écrit une fois, par le thread principal
         # Le thread qui tient ce verrou fait la tournée ; lui seul modifie les champs suivants.
         self.round_lock = threading.Lock()
         self.room = Room()
-        self.log = log  # None sans --journal
+        self.log = log  # None sans --journal ; fermé par `stop`
         self.has_timestamps = has_timestamps
-        self.late: set[Client] = set()  # en retard : tant qu'il y en a, l'inbox reste fermée
-        self.is_busy = False  # il reste quelque chose à envoyer ou à fermer
-        self.last_round_at = time.monotonic()
-        self.has_failed = False  # une tournée a échoué : le serveur doit s'arrêter
+        self.has_mail = False  # il reste quelque chose à envoyer
+        self.has_late = False  # un client est en retard : l'inbox reste fermée pour tous
 
     def post(self, client: Client, lines: list[bytes] | None) -> None:
-        """Dépose des lignes, ou None quand il n'y en aura plus. Tout thread."""
+        """Dépose des lignes ou DEPARTURE, et fait une tournée si elle est libre. Tout thread."""
         self.inbox.append((client, lines))
+        # Si le verrou est pris, celui qui l'a verra ce dépôt après l'avoir rendu, et sonnera.
         self.try_round()
 
     def try_round(self) -> None:
@@ -285,52 +296,51 @@ class Broadcaster:
             return
         try:
             self.make_round()
-        except Exception:
-            # Le salon est peut-être incohérent : on garde exprès le verrou, donc plus de tournée.
-            self.errors.put(traceback.format_exc())
-            self.has_failed = True
-            return
+        except Exception:  # le salon est peut-être incohérent : le processus se termine
+            sentence = "Le serveur s'arrête : une tournée a échoué (voir ci-dessus)."
+            self.errors.put(traceback.format_exc() + sentence)
+            self.console.flush()
+            self.errors.flush()
+            os._exit(1)
         self.round_lock.release()
-        if self.inbox and not self.late:  # déposées pendant la tournée
+        # Après avoir rendu le verrou : un dépôt fait juste avant de le rendre serait oublié.
+        if self.inbox and not self.has_late:
             self.bell.set()
 
     def watch(self) -> None:
         """Thread veilleur : fait une tournée quand on le réveille, sinon une par seconde."""
         while not self.is_stopping:
-            self.bell.wait(TICK_SECONDS if self.is_busy else IDLE_SECONDS)
+            self.bell.wait(TICK_SECONDS if self.has_mail else IDLE_SECONDS)
             self.bell.clear()  # avant la tournée : un dépôt qui vient ensuite le réveillera aussi
             self.try_round()
 
     def make_round(self) -> None:
-        """Fait une tournée : traite les dépôts, envoie, surveille les délais, montre, ferme."""
-        now = time.monotonic()
-        pause, self.last_round_at = now - self.last_round_at, now
-        if pause > SUSPENDED_SECONDS:
-            for client in list(self.clients):
-                client.deadline += pause
-        self.room.start_round(time.strftime("[%H:%M] ") if self.has_timestamps else "")
-        if not self.late:
-            self.open_inbox()
+        """Traite l'inbox, sert chaque client, montre ce qui s'est dit, note ce qui reste."""
+        self.room.timestamp = time.strftime("[%H:%M] ") if self.has_timestamps else ""
+        if not self.has_late:
+            self.empty_inbox()
         clients = list(self.clients)  # une copie : le thread principal peut en ajouter
         if self.is_stopping and not self.inbox:
             self.room.dismiss_everyone(clients)
+        now = time.monotonic()
         for client in clients:
             self.serve(client, now)
         if lines := self.room.console_lines:
             self.console.put(render(lines, self.room.timestamp))
         if self.log and (lines or self.log.missing_lines):
             self.log.append(lines, self.errors)
-        was_busy = self.is_busy
-        self.is_busy = any(client.outbox or client.leaving for client in clients)
-        if self.is_busy and not was_busy:
-            self.bell.set()  # ensuite, il fera une tournée toutes les TICK_SECONDS
+        self.room.console_lines, self.room.queued_bytes = [], 0
+        self.has_late = any(client.state is State.LATE for client in clients)
+        had_mail, self.has_mail = self.has_mail, any(client.outbox for client in clients)
+        if self.has_mail and not had_mail:
+            self.bell.set()  # ensuite, le veilleur fera une tournée toutes les TICK_SECONDS
 
-    def open_inbox(self) -> None:
+    def empty_inbox(self) -> None:
         """Traite les dépôts présents, dans la limite d'une tournée."""
         for _ in range(len(self.inbox)):
             client, lines = self.inbox.popleft()
-            if lines is None:
-                client.gone = True
+            if lines is DEPARTURE:
+                client.is_read_out = True
                 self.room.leave(client)
             else:
                 client.deposit_slot.release()
@@ -339,80 +349,75 @@ class Broadcaster:
                 return
 
     def serve(self, client: Client, now: float) -> None:
-        """Envoie à un client, surveille son délai, le ferme."""
+        """Envoie à un client ce qui l'attend, surveille son délai, le ferme s'il a fini."""
         if client.outbox:
-            self.send(client, now)
+            self.send(client)
         if now > client.deadline:
-            self.disconnect(client)
-        if client.leaving and not client.outbox:
-            self.close(client)
+            self.expire(client)
+        if client.is_read_out and not client.outbox:
+            client.sock.close()
+            self.clients.discard(client)
 
-    def send(self, client: Client, now: float) -> None:
-        """Envoie à un client ce que le système accepte sans attendre."""
+    def send(self, client: Client) -> None:
+        """Envoie ce que le système peut prendre tout de suite, et en tire l'état du client."""
         data = b"".join(client.outbox)
         try:
             data = data[send_now(client.sock, data) :]
         except OSError:  # la connexion est coupée ; son lecteur s'en apercevra
             data = b""
-        client.outbox = [data] if data else []  # ce qui n'est pas parti
-        # En rattraper une partie ne suffit pas : tout le monde l'attendrait encore.
-        if client.leaving:
-            self.late.discard(client)
-        elif client in self.late and not data:
-            self.late.remove(client)
-            client.deadline = math.inf
-        elif client not in self.late and len(data) > LATE_BYTES:
-            self.late.add(client)
-            client.deadline = now + CATCH_UP_SECONDS
+        client.outbox = [data] if data else []  # ce qui n'est pas parti, en un seul morceau
+        # Sous 1 Mio, rien ; au-dessus, tout le salon attend une seconde au plus ; ensuite, coupé.
+        # Il doit tout lire : s'il suffisait d'un octet, il ferait attendre tout le monde sans fin.
+        match client.state:
+            case State.MEMBER if len(data) > LATE_BYTES:
+                client.wait_for(State.LATE, CATCH_UP_SECONDS)
+            case State.LATE if not data:
+                client.wait_for(State.MEMBER)
+            case State.LEAVING if not data:
+                # Notre côté d'abord, le socket quand il aura fermé le sien : avec des octets non lus,
+                # close coupe net, et l'au revoir peut se perdre (RFC 1122, 4.2.2.13).
+                with contextlib.suppress(OSError):
+                    client.sock.shutdown(socket.SHUT_WR)
 
-    def disconnect(self, client: Client) -> None:
-        """Déconnecte un client qui n'a pas fait à temps ce qu'on attendait de lui."""
-        if client.name is None and not client.leaving:
-            self.room.reply(client, f"{ERROR}Aucun nom reçu en {NAME_SECONDS} s : connexion fermée.")
-            return self.room.leave(client)
-        if not client.leaving:
-            problem = f"ne lit plus ses messages ({len(client.outbox[0])} octets en attente)"
-            self.errors.put(f"{client.name} ({client.host}) : connexion coupée, {problem}.")
-            # SO_LINGER de 0 s : close jettera les Mio que le système garde encore pour lui.
-            with contextlib.suppress(OSError):
-                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.room.leave(client)
-        self.late.discard(client)
+    def expire(self, client: Client) -> None:
+        """Le délai d'un client est passé : il part ou, s'il partait, sa connexion est coupée."""
+        match client.state:
+            case State.NAMING:
+                reason = f"Aucun nom reçu en {NAME_SECONDS} s : connexion fermée."
+                self.room.tell(client, f"{ERROR}{reason}")
+                self.room.leave(client)
+            case State.LATE:
+                reason = f"ce client ne lit plus ses messages ({len(client.outbox[0])} octets)"
+                self.errors.put(f"{client.name} ({client.host}) : connexion coupée, {reason}.")
+                self.room.leave(client)
+                self.cut(client)
+            case State.LEAVING:
+                self.cut(client)
+
+    def cut(self, client: Client) -> None:
+        """Coupe la connexion d'un client : le recv de son lecteur se termine aussitôt."""
+        client.wait_for(State.CUT)
         client.outbox.clear()
-        client.deadline = math.inf
         with contextlib.suppress(OSError):
-            client.sock.shutdown(socket.SHUT_RDWR)  # le recv de son lecteur se termine aussitôt
+            client.sock.shutdown(socket.SHUT_RDWR)
         if CLOSE_WAKES_RECV:
             client.sock.close()
 
-    def close(self, client: Client) -> None:
-        """Ferme en deux temps : nos envois d'abord, le socket quand le client a fermé aussi."""
-        # Fermer tout de suite, avec des octets non lus, ferait envoyer par TCP un « reset », qui
-        # peut détruire l'au revoir en chemin (RFC 1122, 4.2.2.13).
-        if client.gone:
-            client.sock.close()
-            self.clients.discard(client)
-        else:
-            with contextlib.suppress(OSError):
-                client.sock.shutdown(socket.SHUT_WR)
-
-    def stop(self) -> int:
-        """Annonce l'arrêt, ferme tout, renvoie le code de sortie. Thread principal."""
-        self.is_stopping = True
+    def stop(self) -> None:
+        """Annonce l'arrêt, ferme toutes les connexions, finit les écritures. Thread principal."""
+        self.is_stopping = True  # la prochaine tournée annonce l'arrêt à chaque client
         self.bell.set()
         deadline = time.monotonic() + STOP_SECONDS
-        while self.clients and not self.has_failed and time.monotonic() < deadline:
+        while self.clients and time.monotonic() < deadline:
             self.try_round()
             time.sleep(TICK_SECONDS)
-        # Le verrou n'est plus libéré : aucune tournée n'écrira dans le journal fermé.
-        if (self.has_failed or self.round_lock.acquire(timeout=OUTPUT_SECONDS)) and self.log:
+        # On ne rend plus ce verrou : aucune tournée n'écrira dans le journal fermé.
+        if self.round_lock.acquire(timeout=OUTPUT_SECONDS) and self.log:
             self.log.file.close()
-        if not self.has_failed:
-            self.errors.put("Serveur arrêté.")
-        has_finished = [self.console.finish(), self.errors.finish()]
-        if not all(has_finished) and not protocol.session_goes_on():
-            os._exit(int(self.has_failed))  # Python attendrait le verrou d'un thread bloqué
-        return int(self.has_failed)
+        self.errors.put("Serveur arrêté.")
+        is_written = [writer.flush(is_last=True) for writer in (self.console, self.errors)]
+        if not all(is_written) and not protocol.session_goes_on():
+            os._exit(0)  # Python attendrait le verrou d'un thread bloqué
 
 
 DONT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)  # Windows ne l'a pas
@@ -441,69 +446,72 @@ OUTPUT_SECONDS = 1  # s au plus pour écrire ce qui attend, à la fin
 
 
 class Writer:
-    """Un thread qui écrit dans un flux, comme print ; lui seul attend s'il bloque (Ctrl+S)."""
+    """Un thread qui écrit dans un flux, comme print : si elle bloque (Ctrl+S), lui seul attend."""
 
     def __init__(self, stream, errors: "Writer | None" = None) -> None:
         protocol.set_up_stream(stream)
         self.stream = stream  # sys.stdout ou sys.stderr ; None s'il était fermé au lancement
         self.errors = errors  # celui qui signale que cette sortie est perdue
-        self.is_lost = False  # True si une écriture a échoué ; son thread seul l'écrit
-        # Il faut tenir ce verrou pour toucher aux champs suivants ; jamais pendant une écriture.
-        self.changed = threading.Condition()
+        self.changed = threading.Condition()  # à tenir pour toucher aux champs suivants
         self.waiting: list[str] = []  # textes à écrire, dans l'ordre
         self.waiting_chars = 0
         self.skipped_lines = 0  # lignes en trop, pas encore signalées
-        self.is_ending = False
+        self.is_idle = False  # tout est écrit
+        self.is_ending = False  # flush demande au thread de s'arrêter
         self.thread = threading.Thread(target=self.run, name="écriture", daemon=True)
         self.thread.start()
 
     def put(self, text: str) -> None:
-        """Ajoute des lignes, sans la dernière fin de ligne ; n'attend jamais. Tout thread."""
+        """Ajoute des lignes, la dernière sans « \n », sans attendre l'écriture. Tout thread."""
         with self.changed:
             if self.skipped_lines or self.waiting_chars + len(text) > WAITING_CHARS:
                 self.skipped_lines += text.count("\n") + 1
             else:
                 self.waiting.append(f"{text}\n")
                 self.waiting_chars += len(text)
+            self.is_idle = False
             self.changed.notify()
 
     def run(self) -> None:
-        """Thread d'écriture : jusqu'à ce que tout soit écrit, après `finish`."""
-        while True:
-            with self.changed:
-                self.changed.wait_for(lambda: self.waiting or self.skipped_lines or self.is_ending)
-                text = "".join(self.waiting)
-                if count := self.skipped_lines:
-                    some = "1 ligne non affichée" if count == 1 else f"{count} lignes non affichées"
-                    text += f"… {some}.\n"
-                self.waiting, self.waiting_chars, self.skipped_lines = [], 0, 0
-            if not text:
-                return
+        """Thread d'écriture : écrit tout ce qui attend, jusqu'au dernier flush, ou à une erreur."""
+        while text := self.take():
             try:
                 self.stream.write(text)
                 self.stream.flush()
             except (OSError, ValueError, AttributeError) as error:  # cassé, fermé, absent
-                self.is_lost = True
                 if self.errors:
                     reason = protocol.explain(error)
                     self.errors.put(f"Impossible d'écrire dans la console ({reason}). Le chat continue.")
                 return
             time.sleep(WRITE_PAUSE_SECONDS)
 
-    def finish(self) -> bool:
-        """Fait écrire ce qui attend, OUTPUT_SECONDS au plus ; dit si tout est écrit."""
+    def take(self) -> str:
+        """Attend des lignes et les prend toutes ; renvoie "" s'il n'y en aura plus."""
         with self.changed:
-            self.is_ending = True
+            self.is_idle = not (self.waiting or self.skipped_lines)
+            self.changed.wait_for(lambda: not self.is_idle or self.is_ending)
+            text = "".join(self.waiting)
+            if count := self.skipped_lines:
+                some = "1 ligne non affichée" if count == 1 else f"{count} lignes non affichées"
+                text += f"… {some}.\n"
+            self.waiting, self.waiting_chars, self.skipped_lines = [], 0, 0
+            return text
+
+    def flush(self, is_last: bool = False) -> bool:
+        """Attend que tout soit écrit, OUTPUT_SECONDS au plus ; `is_last` : finit aussi le thread."""
+        deadline = time.monotonic() + OUTPUT_SECONDS
+        while not self.is_idle and self.thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(TICK_SECONDS)
+        with self.changed:
+            self.is_ending = is_last
             self.changed.notify()
-        self.thread.join(OUTPUT_SECONDS)
-        return not self.thread.is_alive() and not self.is_lost
+            return self.is_idle
 
 
 class Log:
-    """Le journal. La tournée y écrit elle-même : aucune ligne n'attend dans une file."""
+    """Le journal, où la tournée écrit elle-même. Log(path) ouvre ce fichier, ou lève Refused."""
 
     def __init__(self, path: str) -> None:
-        """Ouvre le fichier `path`, ou lève Refused."""
         where = f"Impossible d'écrire le journal {protocol.clean(path)}"
         try:
             self.file = open(path, "ab+", buffering=0)
@@ -544,24 +552,23 @@ class Log:
 # --- Démarrer, accepter, finir ---------------------------------------------------
 
 BACKLOG = 4096  # connexions que le système garde avant accept : une salle entière arrive à la fois
-ACCEPT_SECONDS = 0.5  # s par accept au plus : on vérifie ensuite s'il faut s'arrêter
-PAUSE_SECONDS = 0.2  # s après un échec d'accept, qui échouerait sinon de nouveau aussitôt
+ACCEPT_SECONDS = 0.5  # s par accept au plus, ou après son échec : on vérifie s'il faut s'arrêter
 CLIENT_BUFFER_BYTES = 64 * 1024  # du système : limite ce qu'un client freiné y accumule
 SPARE_FILES = 16  # fichiers ouverts que le serveur garde pour lui
 
 
-def accept_clients(listener: socket.socket, broadcaster: Broadcaster, options, signals) -> None:
+def accept_clients(listener: socket.socket, hub: Hub, options, signals) -> None:
     """Accepte des clients jusqu'à un signal d'arrêt."""
-    max_clients = min(options.max_clients, raise_file_limit(options.max_clients))
+    max_clients = raise_file_limit(options.max_clients)
     listener.settimeout(ACCEPT_SECONDS)
     problem = ""
-    while not signals and not broadcaster.has_failed:
+    while not signals:
         last_problem = problem
         try:
             sock, address = listener.accept()
             host = address[0].removeprefix("::ffff:")  # une adresse IPv4 vue par IPv6
-            if len(broadcaster.clients) < max_clients:
-                problem = start_reader(sock, host, broadcaster, options.debit)
+            if len(hub.clients) < max_clients:
+                problem = start_reader(sock, host, hub, options.debit)
             else:
                 problem = f"Le serveur est complet : {host} refusé."
                 refuse_full(sock)
@@ -569,24 +576,24 @@ def accept_clients(listener: socket.socket, broadcaster: Broadcaster, options, s
             continue  # aucun client n'est venu, ou il est déjà reparti
         except OSError as error:
             problem = f"Impossible d'accepter un client : {protocol.explain(error)}."
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(ACCEPT_SECONDS)  # il échouerait sinon de nouveau aussitôt
         if problem and not last_problem:  # une seule fois, jusqu'à la prochaine arrivée
-            broadcaster.errors.put(problem)
+            hub.errors.put(problem)
 
 
-def start_reader(sock: socket.socket, host: str, broadcaster: Broadcaster, rate: int) -> str:
+def start_reader(sock: socket.socket, host: str, hub: Hub, rate: int) -> str:
     """Inscrit un client et lance son lecteur ; renvoie "", ou la raison pour laquelle on refuse."""
     protocol.set_up_socket(sock)
     client = Client(sock, host)
     # D'abord l'inscrire, ensuite lancer son thread : sinon ses lignes pourraient arriver avant lui.
-    broadcaster.clients.add(client)
-    arguments = client, broadcaster, rate
+    hub.clients.add(client)
+    arguments = client, hub, rate
     reader = threading.Thread(target=read_client, args=arguments, name="lecteur", daemon=True)
     try:
         reader.start()
     except RuntimeError:
         refuse_full(sock)
-        broadcaster.post(client, None)
+        hub.post(client, DEPARTURE)
         return f"Impossible de créer un thread de plus : {host} refusé."
     return ""
 
@@ -622,9 +629,9 @@ def open_listener(host: str, port: int) -> socket.socket:
     except (socket.gaierror, UnicodeError):
         raise Refused(f"Adresse inconnue : {host}. Choisissez un autre --hote.") from None
     except OSError as error:
-        where, reason = f"{host}, port {port}", protocol.explain(error)
+        problem = f"Impossible d'écouter sur {host}, port {port} : {protocol.explain(error)}."
         advice = "Choisissez un autre --hote ou un autre --port, à partir de 1024."
-        raise Refused(f"Impossible d'écouter sur {where} : {reason}. {advice}") from None
+        raise Refused(f"{problem} {advice}") from None
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CLIENT_BUFFER_BYTES)
     return listener
 
@@ -644,7 +651,7 @@ def greeting(listener: socket.socket) -> str:
 
 
 def catch_signals(received: list[int]) -> dict:
-    """Fait noter les signaux d'arrêt (sans verrou ni exception) ; renvoie les réglages d'avant."""
+    """À chaque signal d'arrêt, ajoute son numéro à `received` ; renvoie les réglages d'avant."""
     previous = {}
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # Ctrl+C, kill, Ctrl+Pause sous Windows
         if number := getattr(signal, name, None):
@@ -655,35 +662,36 @@ def catch_signals(received: list[int]) -> dict:
 
 def main() -> int:
     """Renvoie le code de sortie : 0 après un arrêt demandé, 2 pour une option refusée, sinon 1."""
-    parser = protocol.new_option_parser("Le serveur du chat.", "adresse où écouter ; 0.0.0.0 ouvre au réseau")
+    parser = protocol.new_option_parser("Le serveur du chat.", "où écouter ; 0.0.0.0 : au réseau")
     parser.add_argument("--horodatage", action="store_true", help="[HH:MM] devant les messages")
     parser.add_argument("--journal", metavar="FICHIER", help="enregistre la console dans FICHIER")
     protocol.add_number(parser, "--max-clients", 1000, "clients admis en même temps", low=1)
     protocol.add_number(parser, "--debit", 20, "lignes par seconde et par client, 0 : sans limite")
-    signals: list[int] = []  # les signaux d'arrêt reçus
+    errors, signals, code = Writer(sys.stderr), [], 2
     previous = catch_signals(signals)
-    start = Writer(sys.stderr)
-    code = 2
     try:
         options = protocol.parse_options(parser)
         code = 1
         log = None if options.journal is None else Log(options.journal)
         listener = open_listener(options.hote, options.port)
-        start.put(greeting(listener))
-        start.finish()  # d'abord stderr, ensuite la console
-        broadcaster = Broadcaster(log, options.horodatage)
-        broadcaster.console.put("Serveur en attente de connexions...")
-        threading.Thread(target=broadcaster.watch, name="veilleur", daemon=True).start()
+        errors.put(greeting(listener))
+        errors.flush()  # d'abord stderr, ensuite la console
+        hub = Hub(log, errors, options.horodatage)
+        hub.console.put("Serveur en attente de connexions...")
+        threading.Thread(target=hub.watch, name="veilleur", daemon=True).start()
         with listener:
-            accept_clients(listener, broadcaster, options, signals)
-        return broadcaster.stop()
+            accept_clients(listener, hub, options, signals)
+        hub.stop()
+        return 0
     except Refused as reason:
-        start.put(str(reason))
+        errors.put(str(reason))
         return code
     finally:
-        start.finish()
-        for number, handler in previous.items():  # une session qui continue retrouve ses réglages
-            signal.signal(number, handler if protocol.session_goes_on() else signal.SIG_IGN)
+        errors.flush(is_last=True)
+        # Celui qui a appelé main retrouve ses réglages ; sinon, un second Ctrl+C est sans effet.
+        is_ending = __name__ == "__main__" and not protocol.session_goes_on()
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_IGN if is_ending else handler)
 
 
 if __name__ == "__main__":

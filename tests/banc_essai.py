@@ -134,11 +134,11 @@ VARIANTS = [
             "    def __init__(self): self.lock = s.threading.Lock()\n"
             "    def acquire(self, blocking): return self.lock.acquire()\n"
             "    def release(self): self.lock.release()\n"
-            "start = s.Broadcaster.__init__\n"
+            "start = s.Hub.__init__\n"
             "def waiting(self, *arguments):\n"
             "    start(self, *arguments)\n"
             "    self.round_lock = Waiting()\n"
-            "s.Broadcaster.__init__ = waiting",
+            "s.Hub.__init__ = waiting",
         ),
         ("sans console", "put = s.Writer.put\ns.Writer.put = lambda self, text: self.errors or put(self, text)"),
     )

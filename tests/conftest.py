@@ -156,12 +156,12 @@ def peak_kilobytes(process: subprocess.Popen) -> int:
 
 
 class Inside:
-    """Un Broadcaster sans thread veilleur, dont un test fait lui-même les tournées."""
+    """Un Hub sans thread veilleur, dont un test fait lui-même les tournées."""
 
     def __init__(self, stack: contextlib.ExitStack, *names: str) -> None:
         import serveur_exo
 
-        self.broadcaster = serveur_exo.Broadcaster(None, False)
+        self.broadcaster = serveur_exo.Hub(None, serveur_exo.Writer(sys.stderr), False)
         stack.callback(self.broadcaster.errors.finish)
         stack.callback(self.broadcaster.console.finish)
         self.clients, self.peers = [], []
@@ -196,7 +196,7 @@ def limit():
 
 @pytest.fixture
 def inside():
-    """Renvoie une fonction qui fait entrer des clients chez un Broadcaster sans thread."""
+    """Renvoie une fonction qui fait entrer des clients chez un Hub sans thread."""
     with contextlib.ExitStack() as stack:
         yield lambda *names: Inside(stack, *names)
 

@@ -43,7 +43,7 @@ class Lens:
         self.console = ""  # tout ce que le serveur a affiché
         self.pass_on = threading.Event()  # le thread qui a le verrou attend cet événement
         self.pass_on.set()
-        self.broadcaster: serveur_exo.Broadcaster | None = None
+        self.broadcaster: serveur_exo.Hub | None = None
 
     def tell(self, step: str, detail: str, thread: str = "") -> None:
         """Note une étape et la montre, sauf si la scène la cache ; tout thread."""
@@ -242,15 +242,15 @@ def observe_server(lens: Lens) -> None:
             tell("send", f"{client.name} a plus de 1 Mio de retard : l'inbox reste fermée")
 
     observe(serveur_exo.Client, "__init__", after=replace_socket)
-    observe(serveur_exo.Broadcaster, "__init__", after=replace_lock)
+    observe(serveur_exo.Hub, "__init__", after=replace_lock)
     observe(serveur_exo, "read_client", before=name_reader)
     observe(chat_protocol.LineBuffer, "feed", after=tell_lines)
-    observe(serveur_exo.Broadcaster, "post", before=tell_deposit)
-    observe(serveur_exo.Broadcaster, "make_round", before=hold_back)
+    observe(serveur_exo.Hub, "post", before=tell_deposit)
+    observe(serveur_exo.Hub, "make_round", before=hold_back)
     observe(serveur_exo.Room, "receive", before=tell_receipt)
     # Sous le verrou de la loupe : un envoi se lit ainsi avant sa réception.
     observe(serveur_exo, "send_now", after=tell_send, lock=lens.changed)
-    observe(serveur_exo.Broadcaster, "send", after=tell_lateness)
+    observe(serveur_exo.Hub, "send", after=tell_lateness)
 
 
 # --- Les clients d'une scène --------------------------------------------------------------

@@ -353,7 +353,7 @@ def test_send_peut_n_envoyer_que_le_debut(naive_server, start_server):
     C'est rare avec un socket qui bloque, et courant dès qu'on lui donne un délai : on le fait
     ici au naïf, avec de petits tampons, et un client qui lit lentement reçoit des lignes
     amputées.
-    Protection : Broadcaster.send garde dans l'outbox ce que le système n'a pas accepté.
+    Protection : Hub.send garde dans l'outbox ce que le système n'a pas accepté.
     """
     small = "setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)"
 
@@ -408,7 +408,7 @@ def test_deux_threads_n_envoient_pas_sur_le_meme_socket(naive_server, start_serv
 
     Un petit tampon le ferait de temps en temps. Ici, le naïf envoie en deux fois, et attend entre
     les deux que l'autre thread ait envoyé sa première moitié.
-    Protection : une tournée à la fois, sous Broadcaster.round_lock, et elle seule envoie.
+    Protection : une tournée à la fois, sous Hub.round_lock, et elle seule envoie.
     """
     prelude = """
 import threading
@@ -438,7 +438,7 @@ def test_tous_voient_les_messages_dans_le_meme_ordre(naive_server, start_server)
 
     Celui d'Alice a servi Chloé, pas encore David ; celui de Bob sert alors les deux : David lit
     la réponse avant la question. Ici, le naïf attend d'être dans ce cas.
-    Protection : Broadcaster.try_round, sous round_lock : une tournée sert tout le monde avant que
+    Protection : Hub.try_round, sous round_lock : une tournée sert tout le monde avant que
     la suivante commence.
     """
     prelude = """
@@ -472,7 +472,7 @@ def test_un_client_parti_n_empeche_pas_de_lire_les_autres(naive_server, start_se
     """Envoyer à un client parti lève une exception, dans le thread d'un autre client.
 
     Ce thread du serveur naïf s'arrête : Alice n'est plus lue, et rien ne le lui indique.
-    Protection : Broadcaster.send rattrape OSError pour ce destinataire, et continue.
+    Protection : Hub.send rattrape OSError pour ce destinataire, et continue.
     """
 
     def scene(server) -> Peer:
@@ -494,7 +494,7 @@ def test_qui_ne_lit_plus_ne_bloque_pas_les_autres(naive_server, start_server):
     """Quand les tampons d'un client sont pleins, sendall attend qu'il lise, peut-être sans fin.
 
     Dans le serveur naïf, tous les threads finissent par attendre ce client : le chat est bloqué.
-    Protection : send_now n'attend jamais ; une seconde après, Broadcaster.disconnect le déconnecte.
+    Protection : send_now n'attend jamais ; une seconde après, Hub.disconnect le déconnecte.
     """
 
     def scene(server) -> Peer:
@@ -596,7 +596,7 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(start_server, terminal):
     Face à un serveur qui ne ferme pas, le client naïf est encore là après « exit » : un programme
     ne finit qu'avec tous ses threads. Au serveur, le thread et la place d'un client déconnecté
     seraient perdus.
-    Protection : shutdown, dans run pour le client et dans Broadcaster.disconnect pour le serveur.
+    Protection : shutdown, dans run pour le client et dans Hub.disconnect pour le serveur.
     """
 
     def leave(*options: str, program: str = "") -> Session:

@@ -448,7 +448,7 @@ class Slot:
         if not self.lock.acquire(blocking=False):
             print(len(inbox), flush=True)
             s.os._exit(0)
-new_client, post = s.Client.__init__, s.Broadcaster.post
+new_client, post = s.Client.__init__, s.Hub.post
 def new_client_with_slot(self, *arguments):
     new_client(self, *arguments)
     self.deposit_slot = Slot()
@@ -458,7 +458,7 @@ def post_and_hold(self, client, lines):
     if lines and lines[0].startswith(b"x"):
         self.round_lock.acquire(blocking=False)
     post(self, client, lines)
-s.Client.__init__, s.Broadcaster.post = new_client_with_slot, post_and_hold
+s.Client.__init__, s.Hub.post = new_client_with_slot, post_and_hold
 """
     server = start_server("--debit", "0", patch=patch)
     bob = server.connect("Bob")

@@ -201,6 +201,27 @@ def inside():
         yield lambda *names: Inside(stack, *names)
 
 
+@pytest.fixture(scope="module")
+def shared_server():
+    """Un serveur qui reste le même pour tout un fichier de tests."""
+    server = Server()
+    yield server
+    assert "Traceback" not in server.end()
+
+
+@pytest.fixture
+def salon(shared_server):
+    """Renvoie le serveur partagé, où personne n'est connecté ; tous en partent à la fin."""
+    yield shared_server
+    for peer in shared_server.peers:
+        with contextlib.suppress(OSError):
+            peer.send("\nexit\n")
+            while peer.line():
+                pass
+        peer.close()
+    shared_server.peers.clear()
+
+
 @pytest.fixture
 def start_server():
     """Renvoie une fonction qui lance un serveur ; tous sont arrêtés à la fin, sans traceback."""

@@ -1,13 +1,15 @@
-"""Les règles de la conversation, sans rien d'autre : des octets et du texte."""
+"""Les règles de la conversation : des octets, du texte, et ce qu'un vrai serveur en fait."""
 
 import ast
 import errno
 import random
+import re
+import socket
+import unicodedata
 from pathlib import Path
 
 import chat_protocol as protocol
 import pytest
-import serveur_exo
 
 SESSION = "Élise\r\nBonjour\n\u2028même ligne\r\0fin".encode()
 
@@ -47,11 +49,22 @@ def test_une_ligne_trop_longue_est_renvoyee_une_fois_et_sa_suite_jetee():
     with pytest.raises(protocol.Refused):
         protocol.decode_line(long_line)
     assert buffer.feed(b"x" * 100_000) == []
-    assert len(buffer._rest) == 1
     assert buffer.feed(b"x\nsuite\n") == [b"suite"]
 
 
+@pytest.mark.parametrize("size", [1, 4], ids=lambda n: f"par_{n}")
+def test_la_derniere_ligne_compte_meme_si_sa_fin_est_coupee_en_deux(size):
+    assert lines_of(b"fin\r", size) == [b"fin"]
+
+
 # --- Ce que l'on tape, colle et envoie vraiment --------------------------------------
+
+# Ce qu'une personne ne voit pas, un caractère de chaque sorte : un copier-coller les ajoute.
+INVISIBLE = (
+    "\t\u00a0\u3000\x01\x1b\x7f\x85\u2028\u200e\u061c\u202a\u202e\u2066\u2068\u206a\u206f"
+    "\u00ad\u034f\u115f\u17b4\u180b\u180e\u180f\u200b\u200d\u2060\u2065\u3164\ufe00\ufe0f\ufeff\uffa0"
+    "\ufff0\U000e0001\U000e0020\U000e01ef\U000e0fff"
+)
 
 # (ce que Dan envoie, ce que Bob voit, le début de ce que Dan voit) ; None : rien. Un cas signalé
 # devient une rangée de plus.
@@ -66,16 +79,23 @@ INPUTS = [
     ("\u2028\x0b/privé Bob \x1bsecret".encode(), "Dan (privé) : \ufffdsecret", "* Message privé"),
     ("/prive\u0301 bob secret".encode(), "Dan (privé) : secret", "* Message privé"),
     ("/privé Bob \u00a0\u200b".encode(), None, "! Il manque le nom ou le message"),
-    ("exit\u00a0".encode(), "* Dan a quitté le chat.", "* Au revoir, Dan."),
-    ("\u2060EXIT\u200f".encode(), "* Dan a quitté le chat.", "* Au revoir, Dan."),
+    *((f"{mark}/mp bob secret".encode(), "Dan (privé) : secret", "* Message") for mark in INVISIBLE),
+    ("/privé Bob //secret".encode(), "Dan (privé) : //secret", "* Message privé"),
+    ("/privé Zoé salut".encode(), None, "! Personne ne s'appelle Zoé ici"),
+    ("/privé Dan salut".encode(), None, "! Ce message est pour vous-même"),
+    (b"exit", None, "* Au revoir, Dan."),
+    ("\u2060EXIT\u200f".encode(), None, "* Au revoir, Dan."),
+    *((f"{mark}exit{mark}".encode(), None, "* Au revoir, Dan.") for mark in INVISIBLE),
     (b"exit vite", "Dan : exit vite", None),
     ("exıt".encode(), "Dan : exıt", None),
     ("/liste\u00a0".encode(), None, "* Connectés (2) : Bob, Dan"),
     ("/LISTE de course".encode(), None, "* Connectés (2) : Bob, Dan"),
     ("/\u200bliste".encode(), None, "! Commande inconnue : / (tapez /aide)."),
     (b"/" + b"d" * 50, None, f"! Commande inconnue : /{'d' * 39} (tapez /aide)."),
+    ("/danse\x1b[2J vite".encode(), None, "! Commande inconnue : /danse"),
     ("\u00a0//aide".encode(), "Dan : \u00a0/aide", None),
-    ("\u00a0\u200b\ufeff\t".encode(), None, None),
+    (b"//voir http://x", "Dan : /voir http://x", None),
+    (INVISIBLE.encode(), None, None),
     (b"\xff\xf4\xff\xfdBonjour", "Dan : onjour", None),  # IAC IP, IAC DO et son option
     (b"Bon\xff\xf1jour\xff\xfb\x1f", "Dan : Bonjour", None),  # IAC NOP, IAC WILL NAWS
     (b"\xff\xfa\x18\x00xterm\xff\xf0/liste", None, "* Connectés (2)"),  # IAC SB … IAC SE
@@ -90,60 +110,36 @@ INPUTS = [
 ]
 
 
-def members(*names: str) -> tuple:
-    """Renvoie un salon, et ces clients qui y sont entrés."""
-    room = serveur_exo.Room()
-    clients = [serveur_exo.Client(None, "127.0.0.1") for _ in names]
-    for client, name in zip(clients, names):
-        room.receive(client, [name.encode()])
-    for client in clients:
-        client.outbox.clear()
-    return room, *clients
-
-
-def mail_of(client) -> list[str]:
-    lines = b"".join(client.outbox).decode().split("\n")[:-1]
-    client.outbox.clear()
-    return lines
-
-
 @pytest.mark.parametrize(("sent", "seen", "answer"), INPUTS)
-def test_chaque_ligne_fait_ce_qu_elle_montre(sent, seen, answer):
-    room, bob, dan = members("Bob", "Dan")
-    room.receive(dan, [sent])
-    assert mail_of(bob) == ([seen] if seen else [])
-    answers = mail_of(dan)
-    assert len(answers) == bool(answer) and all(line.startswith(answer) for line in answers)
+def test_chaque_ligne_fait_ce_qu_elle_montre(salon, sent, seen, answer):
+    bob, dan = salon.room("Bob", "Dan")
+    dan.send(sent + b"\n")
+    dan.sock.shutdown(socket.SHUT_WR)
+    assert bob.lines_until("* Dan a quitté le chat.") == ([seen] if seen else [])
+    answers = list(iter(dan.line, ""))
+    assert len(answers) == bool(answer)
+    assert all(line.startswith(answer) and line.isprintable() for line in answers)
 
 
-def test_aucune_ligne_qui_ressemble_a_une_commande_n_atteint_le_salon():
+def test_aucune_ligne_qui_ressemble_a_une_commande_n_est_un_message():
     """La règle est redite ici autrement : chercher le premier caractère visible, un par un."""
 
     def is_invisible(char: str) -> bool:
-        return (char.isspace() and not "\x1c" <= char <= "\x1f") or ord(char) in (
-            0xAD, 0xFEFF, *range(0x200B, 0x2010), *range(0x2060, 0x2065),
-        )  # fmt: skip
+        return char.isspace() or unicodedata.category(char) == "Cc" or char in INVISIBLE
 
-    letters = "/ae\x1f\t\v\f\x85\u00a0\u00ad\u200b\u200e\u2003\u2028\u2060\u3000\ufeff"
-    pieces = [char.encode() for char in letters] + [b"exit", b"\xff\xf1", b"\xff\xfb\x01", b"//"]
+    pieces = [char.encode() for char in "/ae\v\f\x1f\u2003" + INVISIBLE]
+    pieces += [b"/", b"exit", b"\xff\xf1", b"\xff\xfb\x01", b"//"] * 3
     dice = random.Random(20)
-    room, bob, dan = members("Bob", "Dan")
-    said = 0
+    messages = 0
     for _ in range(100_000):
         line = b"".join(dice.choices(pieces, k=dice.randrange(6)))
-        room.receive(dan, [line])
         text = line.replace(b"\xff\xf1", b"").replace(b"\xff\xfb\x01", b"").decode()
-        visible = text.removeprefix("\ufeff")
-        while visible and is_invisible(visible[0]):
-            visible = visible[1:]
-        for seen in mail_of(bob):
-            if not seen.startswith(("* ", "Dan (privé) : ")):
-                said += 1
-                assert visible and (visible[0] != "/" or visible[1:2] == "/"), repr(line)
-        if dan.leaving:
-            room, bob, dan = members("Bob", "Dan")
-        dan.outbox.clear()
-    assert said > 10_000
+        visible = "".join(char for char in text if not is_invisible(char))
+        if protocol.parse(protocol.decode_line(line))[0] == "message":
+            messages += 1
+            assert visible not in ("", "exit"), repr(line)
+            assert visible[0] != "/" or text[text.index("/") :].startswith("//"), repr(line)
+    assert messages > 10_000
 
 
 # --- Les noms ----------------------------------------------------------------------
@@ -151,13 +147,13 @@ def test_aucune_ligne_qui_ressemble_a_une_commande_n_atteint_le_salon():
 
 @pytest.mark.parametrize("name", ["Alice", "Élise", "O'Neil", "李", "नमिता", "7", "a.b-c_d", "D’Or"])
 def test_un_nom_correct_est_accepte(name):
-    assert protocol.normalize_name(f"\ufeff\u00a0{name}\t\u200e") == name
+    assert protocol.normalize_name(f"{INVISIBLE}{name}{INVISIBLE}") == name
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", "exit", "ＥＸＩＴ", "-a", "a b", "a\u00a0b", "a:b", "*", "[x", "a\u034fb", "a\ufe0fb", "\u3164",
-     "a" * 33, "a\u200db", "\u0301a"],
+    ["", "exit", "ＥＸＩＴ", "-a", "a b", "a\u00a0b", "a:b", "*", "[x", "a\u034fb", "a\ufe0fb",
+     INVISIBLE, "a" * 33, "a\u200db", "a\x01b", "\u0301a"],
 )  # fmt: skip
 def test_un_nom_trompeur_est_refuse(name):
     with pytest.raises(protocol.Refused):
@@ -165,9 +161,21 @@ def test_un_nom_trompeur_est_refuse(name):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
-    [("STRASSE", "straße"), ("e\u0301lise", "Élise"), ("O'Brien", "O’BRIEN"), ("O'Brien", "OʼBrien")],
+    ("name", "quoted"),
+    [("O´Brien", "« ´ » (U+00B4)"), ("a½b", "« ½ » (U+00BD)"), ("a\u202eb", "« \ufffd » (U+202E)")],
 )
+def test_un_refus_cite_le_caractere_qui_a_ete_tape(name, quoted):
+    with pytest.raises(protocol.Refused, match=re.escape(quoted)):
+        protocol.normalize_name(name)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("STRASSE", "straße"), ("e\u0301lise", "Élise"), ("O'Brien", "O’BRIEN"),
+        ("O'Brien", "OʼBrien"), ("μαΐου", "ΜΑΪ\u0301ΟΥ"),
+    ],
+)  # fmt: skip
 def test_deux_ecritures_du_meme_nom_sont_le_meme_nom(one, other):
     assert protocol.name_key(one) == protocol.name_key(other)
 
@@ -184,9 +192,16 @@ def test_la_liste_est_rangee_comme_un_dictionnaire_francais():
 # --- La ligne de commande --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["::1", "[::1]", " [::1]\u00a0", "fe80::1%eth0", "localhost"])
-def test_les_blancs_et_les_crochets_autour_d_une_adresse_sont_otes(text):
-    assert protocol._host(text) in ("::1", "fe80::1%eth0", "localhost")
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("::1", "::1"), ("[::1]", "::1"), (" [::1]\u00a0", "::1"), ("fe80::1%eth0", "fe80::1%eth0"),
+        ("\u200blocalhost ", "localhost"),
+    ],
+)  # fmt: skip
+def test_les_blancs_et_les_crochets_autour_d_une_adresse_sont_otes(monkeypatch, text, host):
+    monkeypatch.setattr("sys.argv", ["serveur_exo.py", "--hote", text])
+    assert protocol.parse_options(protocol.new_option_parser("")).hote == host
 
 
 @pytest.mark.parametrize("code", ["EDQUOT", "EROFS", "ENOTDIR", "ENAMETOOLONG", "ELOOP", "EIO"])
@@ -196,7 +211,7 @@ def test_aucune_cause_n_est_dite_en_anglais(code):
     assert "English" not in reason and reason == reason.strip(".")
 
 
-def test_le_protocole_n_importe_rien_qui_lance_ou_attend():
+def test_le_protocole_n_importe_que_du_calcul():
     tree = ast.parse(Path(protocol.__file__).read_text(encoding="utf-8"))
     imported = set()
     for node in ast.walk(tree):
@@ -204,4 +219,4 @@ def test_le_protocole_n_importe_rien_qui_lance_ou_attend():
             imported.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module)
-    assert not imported & {"select", "signal", "subprocess", "threading", "time"}
+    assert imported <= {"argparse", "errno", "io", "re", "sys", "unicodedata", "collections.abc"}

@@ -1,8 +1,12 @@
-"""Le vrai serveur, sur la boucle locale, et les règles du salon sans socket ni thread."""
+"""Le vrai serveur, sur la boucle locale, dans l'ordre du README : entrer, parler, partir…
 
+Un test connaît du serveur ce qu'on en voit par un socket, et ses limites (noms en majuscules). Là où
+il faut forcer un croisement rare, `patch` enveloppe send_now ou une méthode des sockets.
+"""
+
+import ast
 import contextlib
 import errno
-import io
 import os
 import pty
 import re
@@ -19,158 +23,112 @@ from pathlib import Path
 import pytest
 import serveur_exo
 from conftest import PATIENCE, ROOT, Peer, Server, peak_kilobytes
-from serveur_exo import Client, Room
 
 FULL = "! Le serveur est complet, réessayez plus tard."
 
 
-# --- Le salon : les règles, sans socket ni thread ---------------------------------
+# --- Le salon : les règles ------------------------------------------------------------
 
 
-def room_of(*names: str) -> tuple:
-    """Renvoie un salon où ces clients sont entrés, avec des outbox vides, et ces clients."""
-    room = Room()
-    clients = [Client(None, "127.0.0.1") for _ in names]
-    for client, name in zip(clients, names):
-        room.receive(client, [name.encode()])
-    for client in clients:
-        client.outbox.clear()
-    room.start_round("")
-    return room, *clients
+def test_un_message_va_a_tous_les_autres_avec_ses_blancs(salon):
+    alice, bob, eve = salon.room("Alice", "Bob", "Eve")
+    alice.send("  Bonjour !\u00a0 \n")
+    assert bob.line() == eve.line() == "Alice :   Bonjour !\u00a0 "
+    assert alice.barrier() == "* Connectés (3) : Alice, Bob, Eve"
 
 
-def lines_for(client: Client) -> list[str]:
-    lines = b"".join(client.outbox).decode().splitlines()
-    client.outbox.clear()
-    return lines
-
-
-def test_un_message_va_a_tous_les_autres_et_a_la_console():
-    room, alice, bob = room_of("Alice", "Bob")
-    room.receive(alice, ["  Bonjour !\u00a0 ".encode()])
-    assert lines_for(bob) == ["Alice :   Bonjour !\u00a0 "]
-    assert lines_for(alice) == []
-    assert room.console_lines == ["Alice :   Bonjour !\u00a0 "]
-
-
-def test_une_ligne_vide_ou_blanche_est_ignoree_meme_a_la_place_du_nom():
-    room, alice, bob = room_of("Alice", "")
-    room.receive(alice, [b"", b" \t ", "\u00a0\u200b\ufeff".encode()])
-    room.receive(bob, [b"", b" \t ", "\u00a0\u200b\ufeff".encode()])
-    assert lines_for(alice) == lines_for(bob) == [] and bob.refusals == 0
-
-
-def test_une_arrivee_salue_l_un_et_previent_les_autres():
-    room, alice, bob = room_of("Alice", "")
-    room.receive(bob, [b" Bob\t"])
-    assert [line.partition(" !")[0] for line in lines_for(bob)] == ["* Bienvenue, Bob"]
-    assert lines_for(alice) == ["* Bob a rejoint le chat."]
-    assert room.console_lines == ["Bob (127.0.0.1) a rejoint le chat."]
+def test_une_ligne_blanche_a_la_place_du_nom_n_est_pas_un_refus(salon):
+    other = salon.connect()
+    other.send("\n \t \n\u00a0\u200b\ufeff\n" * 5)
+    other.join("Bob")
 
 
 @pytest.mark.parametrize(("first", "second"), [("Élise", "E\u0301LISE"), ("O'Brien", "O’Brien")])
-def test_un_nom_deja_pris_sous_une_autre_ecriture_est_refuse(first, second):
-    room, _, other = room_of(first, "")
-    room.receive(other, [second.encode()])
-    assert lines_for(other)[0].startswith("! Le nom ")
-    assert other.name is None
+def test_un_nom_deja_pris_sous_une_autre_ecriture_est_refuse(salon, first, second):
+    salon.connect(first)
+    other = salon.connect()
+    other.send(f"{second}\n")
+    assert other.line().startswith("! Le nom ")
+    other.join("Zoé")
 
 
-def test_cinq_refus_ferment():
-    room, client = room_of("")
-    room.receive(client, [b"*", b"\xfe", b"a b", b"!"])
-    assert not client.leaving
-    room.receive(client, [b"x" * 5000, b"Alice"])
-    assert client.leaving and client.name is None
-    assert [line[:2] for line in lines_for(client)] == ["! "] * 5
+def test_cinq_refus_ferment(salon):
+    alice, other = salon.connect("Alice"), salon.connect()
+    other.send(b"*\n\xfe\na b\n!\n" + b"x" * 5000 + b"\nBob\n")
+    assert [line[:2] for line in iter(other.line, "")] == ["! "] * 5
+    assert alice.barrier() == "* Connectés (1) : Alice"
 
 
 @pytest.mark.parametrize("word", ["exit", " EXIT\u00a0", "/quitter", "/exit maintenant", "/QUIT"])
-def test_partir_sans_avoir_donne_de_nom_ne_laisse_aucune_trace(word):
-    room, alice, other = room_of("Alice", "")
-    room.receive(other, [word.encode(), b"Bob"])
-    assert other.leaving
-    assert lines_for(alice) == lines_for(other) == room.console_lines == []
+def test_partir_sans_avoir_donne_de_nom_ne_laisse_aucune_trace(salon, word):
+    alice, other = salon.connect("Alice"), salon.connect()
+    other.send(f"{word}\nBob\n")
+    assert other.line() == ""
+    assert alice.barrier() == "* Connectés (1) : Alice"
 
 
-def test_les_departs_s_annoncent_une_fois():
-    room, alice, bob = room_of("Alice", "Bob")
-    room.receive(bob, [b"exit", b"encore"])
-    room.leave(bob)
-    assert lines_for(bob) == ["* Au revoir, Bob."]
-    assert lines_for(alice) == ["* Bob a quitté le chat."]
-    assert room.console_lines == ["Bob a quitté le chat."]
+def test_un_message_prive_ne_va_qu_a_un_seul(salon):
+    alice, bob, eve = salon.room("Alice", "Bob", "Eve")
+    alice.send("/MP BOB //à toi \n")
+    assert bob.line() == "Alice (privé) : //à toi "
+    assert alice.line() == "* Message privé envoyé à Bob."
+    assert eve.barrier() == "* Connectés (3) : Alice, Bob, Eve"
 
 
-@pytest.mark.parametrize("word", ["/privé", "/prive", "/MP", "/prive\u0301", "\u00a0/privé\u2003"])
-def test_un_message_prive_ne_va_qu_a_un_seul(word):
-    room, alice, bob, eve = room_of("Alice", "Bob", "Eve")
-    room.receive(alice, [f"{word} BOB //à toi ".encode()])
-    assert lines_for(bob) == ["Alice (privé) : //à toi "]
-    assert lines_for(alice) == ["* Message privé envoyé à Bob."]
-    assert lines_for(eve) == room.console_lines == []
+def test_un_message_prive_n_est_ni_a_la_console_ni_au_journal_ni_sur_stderr(start_server, tmp_path):
+    log = tmp_path / "journal.txt"
+    server = start_server("--journal", str(log))
+    alice, bob = server.room("Alice", "Bob")
+    alice.send("/privé Bob secret\n/privé Zoé secret\n/privé Alice secret\nfin\n")
+    bob.lines_until("Alice : fin")
+    assert server.stop() == 0
+    shown = "\n".join(server.console_lines()) + log.read_text(encoding="utf-8")
+    assert shown.count("Alice : fin") == 2 and "secret" not in shown
+    assert server.error() == "Serveur arrêté." and server.error() == ""
 
 
-@pytest.mark.parametrize("line", ["/privé", "/privé Bob", "/privé Zoé salut", "/privé Alice moi"])
-def test_un_message_prive_impossible_donne_une_seule_erreur(line):
-    room, alice, bob = room_of("Alice", "Bob")
-    room.receive(alice, [line.encode()])
-    assert [answer[:2] for answer in lines_for(alice)] == ["! "]
-    assert lines_for(bob) == []
+def test_la_liste_est_alphabetique(salon):
+    zoe, *_ = salon.room("Zoé", "alice", "Élise")
+    assert zoe.barrier() == "* Connectés (3) : alice, Élise, Zoé"
 
 
-def test_la_liste_est_alphabetique():
-    room, *members = room_of("Zoé", "alice", "Élise")
-    room.receive(members[0], [b"/liste"])
-    assert lines_for(members[0]) == ["* Connectés (3) : alice, Élise, Zoé"]
-
-
-def test_l_aide_donne_une_commande_par_avis():
-    room, alice = room_of("Alice")
-    room.receive(alice, [b"/help"])
-    lines = lines_for(alice)
+def test_l_aide_donne_une_commande_par_avis(salon):
+    alice = salon.connect("Alice")
+    alice.send("/help\n/liste\n")
+    lines = alice.lines_until("* Connectés (1) : Alice")
     assert all(line.startswith("* ") for line in lines)
     for word in ("/liste", "/privé NOM message", "/quitter", "exit", "/aide", "//texte"):
         assert any(word in line for line in lines)
 
 
-def test_deux_barres_obliques_disent_un_message_qui_commence_par_une():
-    room, alice, bob = room_of("Alice", "Bob")
-    room.receive(alice, [b"avant", b"//liste", "après".encode()])
-    assert lines_for(bob) == ["Alice : avant", "Alice : /liste", "Alice : après"]
-    assert lines_for(alice) == []
-
-
-def test_une_commande_inconnue_est_recopiee_sans_danger():
-    room, alice, bob = room_of("Alice", "Bob")
-    room.receive(alice, [b"/dan\x1bse vite"])
-    assert lines_for(alice) == ["! Commande inconnue : /dan\ufffdse (tapez /aide)."]
-    assert lines_for(bob) == room.console_lines == []
+def test_des_messages_gardent_leur_place_autour_d_une_commande(salon):
+    alice, bob = salon.room("Alice", "Bob")
+    alice.send("avant\n//liste\n/privé Bob Psst\naprès\n")
+    assert [bob.line() for _ in range(4)] == [
+        "Alice : avant", "Alice : /liste", "Alice (privé) : Psst", "Alice : après",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("line", [b"\xfe\xfe", b"x" * 4097], ids=["pas_utf8", "trop_longue"])
-def test_une_mauvaise_ligne_ne_derange_que_son_auteur(line):
-    room, alice, bob = room_of("Alice", "Bob")
-    room.receive(alice, [line, b"suite"])
-    assert [answer[:2] for answer in lines_for(alice)] == ["! "]
-    assert lines_for(bob) == ["Alice : suite"]
+def test_une_mauvaise_ligne_ne_derange_que_son_auteur(salon, line):
+    alice, bob = salon.room("Alice", "Bob")
+    alice.send(line + b"\nsuite\n")
+    assert alice.line().startswith("! ")
+    assert bob.line() == "Alice : suite"
+    assert alice.barrier() == "* Connectés (2) : Alice, Bob"
 
 
-def test_seuls_les_messages_les_arrivees_et_les_departs_sont_horodates():
-    room, alice, bob, other = room_of("Alice", "Bob", "")
-    room.start_round("[12:34] ")
-    room.receive(other, [b"*", "Élise".encode()])
-    room.receive(alice, [b"Bonjour", "/privé Bob Psst".encode(), b"/liste", b"/danse"])
-    room.receive(other, [b"/quitter"])
-    assert lines_for(bob) == [
-        "[12:34] * Élise a rejoint le chat.",
-        "[12:34] Alice : Bonjour",
-        "[12:34] Alice (privé) : Psst",
-        "[12:34] * Élise a quitté le chat.",
-    ]
-    bare = [line for line in lines_for(alice) + lines_for(other) if not line.startswith("[12:34] ")]
-    assert [line.split()[1] for line in bare] == [
-        "Message", "Connectés", "Commande", "Nom", "Bienvenue,", "Au",
+def test_seuls_les_messages_les_arrivees_et_les_departs_sont_horodates(start_server):
+    server = start_server("--horodatage")
+    bob, alice = server.connect("Bob"), server.connect("Alice")
+    alice.send("Bonjour\n/privé Bob Psst\n/liste\n/danse\nexit\n")
+    stamped = [re.fullmatch(r"\[\d\d:\d\d\] (.*)", bob.line())[1] for _ in range(4)]
+    assert stamped == [
+        "* Alice a rejoint le chat.", "Alice : Bonjour", "Alice (privé) : Psst",
+        "* Alice a quitté le chat.",
+    ]  # fmt: skip
+    assert [line.split()[1] for line in iter(alice.line, "")] == [
+        "Message", "Connectés", "Commande", "Au",
     ]  # fmt: skip
 
 
@@ -181,7 +139,10 @@ def test_la_session_de_l_exercice(start_server):
     server = start_server()
     assert server.listening == f"Écoute sur 127.0.0.1:{server.port} (Ctrl+C pour arrêter)."
     alice, bob = server.room("Alice", "Bob")
-    alice.send("Bonjour !\nexit\n")
+    visitor = server.connect()
+    visitor.send("exit\n")
+    assert visitor.line() == ""
+    alice.send("Bonjour !\nexit\nencore\n")
     assert [alice.line(), alice.line()] == ["* Au revoir, Alice.", ""]
     alice.close()
     assert bob.line() == "Alice : Bonjour !"
@@ -233,24 +194,43 @@ def test_un_nom_donne_a_temps_n_a_plus_de_delai(start_server):
     assert alice.barrier() == "* Connectés (1) : Alice"
 
 
-def test_une_pause_du_serveur_n_est_pas_comptee_dans_les_delais(inside):
-    """Ctrl+Z pendant une heure : un client qui a encore dix secondes les a toujours après."""
-    room = inside("")
-    hour = 3600
-    room.clients[0].deadline += 10 - serveur_exo.NAME_SECONDS - hour
-    room.broadcaster.last_round_at -= hour
-    room.broadcaster.try_round()
-    assert room.clients[0].outbox == [] and not room.clients[0].leaving
-    room.say(room.clients[0], "Alice")
-    assert room.peers[0].line().startswith("* Bienvenue, Alice !")
+def test_un_nom_refuse_donne_une_minute_de_plus(start_server):
+    """Ici, quelqu'un réfléchit cinquante secondes avant chaque essai."""
+    patch = """
+now, normalize = [0], s.protocol.normalize_name
+def think(text):
+    now[0] += 50
+    return normalize(text)
+s.time.monotonic, s.protocol.normalize_name = lambda: now[0], think
+"""
+    undecided = start_server(patch=patch).connect()
+    for _ in range(3):
+        undecided.send("*\n")
+        assert undecided.line().startswith("! Nom refusé")
+    undecided.join("Alice")
+
+
+def test_un_client_parti_qui_ne_ferme_pas_rend_sa_place(start_server):
+    server = start_server("--max-clients", "1", patch="s.FAREWELL_SECONDS = 0.2")
+    alice = server.connect("Alice")
+    alice.send("exit\n")
+    assert [alice.line(), alice.line()] == ["* Au revoir, Alice.", ""]
+    enter_when_there_is_room(server, "Bob")
 
 
 def test_un_serveur_complet_refuse_puis_accepte_de_nouveau(start_server):
-    server = start_server("--max-clients", "1")
-    alice = server.connect("Alice")
-    other = server.connect()
+    """Le nom de celui qu'on refuse est déjà là : fermer sans le lire détruirait la réponse."""
+    patch = """
+refuse = s.refuse_full
+def refuse_when_the_name_is_there(sock):
+    s.select.select([sock], [], [])
+    refuse(sock)
+s.refuse_full = refuse_when_the_name_is_there
+"""
+    server = start_server("--max-clients", "1", patch=patch)
+    alice, other = server.connect("Alice"), server.connect()
     other.send("Bob\n")
-    assert other.line() == FULL
+    assert [other.line(), other.line()] == [FULL, ""]
     assert server.error() == "Le serveur est complet : 127.0.0.1 refusé."
     alice.send("exit\n")
     assert [alice.line(), alice.line()] == ["* Au revoir, Alice.", ""]
@@ -313,29 +293,25 @@ def test_la_limite_de_fichiers_est_relevee_sans_un_mot(start_server):
     assert server.error() == "Serveur arrêté."
 
 
-def test_un_accept_qui_echoue_est_signale_une_fois_et_marque_une_pause(inside, monkeypatch):
-    """Sans pause, accept échouerait sans fin, à 100 % de processeur."""
-    pauses, signals = [], []
-    monkeypatch.setattr(serveur_exo.time, "sleep", pauses.append)
-
-    class FullListener:
-        def settimeout(self, seconds: float) -> None:
-            pass
-
-        def accept(self) -> None:
-            if len(pauses) == 3:
-                signals.append(signal.SIGINT)
-            raise OSError(errno.ENFILE, "File table overflow")
-
-    class Options:
-        max_clients, debit = 10, 20
-
-    broadcaster = inside().broadcaster
-    reports = []
-    broadcaster.errors.put = reports.append
-    serveur_exo.accept_clients(FullListener(), broadcaster, Options, signals)
-    assert pauses == [serveur_exo.PAUSE_SECONDS] * 4
-    assert len(reports) == 1 and reports[0].startswith("Impossible d'accepter un client : ")
+def test_un_accept_qui_echoue_est_signale_une_fois_et_marque_une_pause(start_server):
+    """Sans pause, accept échouerait sans fin, à 100 % de processeur : ici, jusqu'à trois pauses."""
+    patch = """
+import errno
+accept, sleep, pauses = s.socket.socket.accept, s.time.sleep, []
+def fail(listener):
+    if len(pauses) < 3:
+        raise OSError(errno.ENFILE, "File table overflow")
+    return accept(listener)
+def pause(seconds):
+    pauses.extend([seconds] if seconds == s.PAUSE_SECONDS else [])
+    sleep(seconds)
+s.PAUSE_SECONDS, s.socket.socket.accept, s.time.sleep = 0.123, fail, pause
+"""
+    server = start_server(patch=patch)
+    server.connect("Alice").close()
+    assert server.error().startswith("Impossible d'accepter un client : ")
+    assert server.stop() == 0
+    assert server.error() == "Serveur arrêté."
 
 
 def test_mille_clients_entrent_et_s_entendent(start_server):
@@ -395,77 +371,76 @@ def test_mille_lignes_en_un_envoi_arrivent_toutes(start_server):
     ]  # fmt: skip
 
 
-def test_un_caractere_coupe_entre_deux_envois_arrive_entier(start_server):
-    alice, bob = start_server().room("Alice", "Bob")
-    start, end = "é\n".encode()[:1], "é\n".encode()[1:]
-    bob.send(b"/liste\n" + start)
-    assert bob.line() == "* Connectés (2) : Alice, Bob"  # le début est donc lu
-    bob.send(end)
-    assert alice.line() == "Bob : é"
-
-
-def test_un_depot_fait_pendant_une_tournee_reveille_le_veilleur(inside):
-    """Le lecteur de Bob a trouvé le verrou pris : sans réveil, son dépôt attendrait une seconde."""
-    room = inside("Alice", "Bob")
-    broadcaster, (alice, bob) = room.broadcaster, room.clients
-    make_round = broadcaster.make_round
-
-    def round_with_a_late_deposit() -> bool:
-        result = make_round()
-        room.say(bob, "Bonjour")
-        return result
-
-    broadcaster.make_round = round_with_a_late_deposit
-    broadcaster.bell.clear()
-    room.say(alice, "Salut")
-    assert broadcaster.bell.is_set()
-    broadcaster.make_round = make_round
-    broadcaster.try_round()
-    room.peers[0].lines_until("Bob : Bonjour")
-
-
-def test_le_veilleur_n_est_reveille_qu_au_changement(inside):
-    """Un réveil à chaque tournée ajouterait un changement de thread par message."""
-    room = inside("Alice", "Bob")
-    room.clients[1].outbox.append(b"x" * 900_000)  # plus que le système n'en prend ici
-    room.broadcaster.bell.clear()
-    room.say(room.clients[0], "un")
-    assert room.broadcaster.bell.is_set()
-    room.broadcaster.bell.clear()
-    room.say(room.clients[0], "deux")
-    assert not room.broadcaster.bell.is_set()
-
-
-def test_un_client_a_au_plus_un_depot_en_attente(start_server):
-    """Sa place est prise : son lecteur attend, et l'inbox reste petite quoi qu'il envoie."""
+def test_une_ligne_deposee_pendant_une_tournee_n_attend_pas(start_server):
+    """Le veilleur doit être réveillé, même si c'est pendant sa propre tournée : ici, sans réveil, il
+    dormirait dix minutes. Bob parle pendant la tournée d'Alice, Chloé pendant celle du veilleur."""
     patch = """
-import threading
-class Slot:
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.release = self.lock.release
-    def acquire(self):
-        if not self.lock.acquire(blocking=False):
-            print(len(inbox), flush=True)
-            s.os._exit(0)
-new_client, post = s.Client.__init__, s.Hub.post
-def new_client_with_slot(self, *arguments):
-    new_client(self, *arguments)
-    self.deposit_slot = Slot()
-def post_and_hold(self, client, lines):
-    global inbox
-    inbox = self.inbox
-    if lines and lines[0].startswith(b"x"):
-        self.round_lock.acquire(blocking=False)
-    post(self, client, lines)
-s.Client.__init__, s.Hub.post = new_client_with_slot, post_and_hold
+send = s.send_now
+def slow(sock, data):
+    sent = send(sock, data)
+    s.time.sleep(0.3 if b"pendant" in data else 0)
+    return sent
+s.send_now, s.IDLE_SECONDS = slow, 600
+"""
+    alice, bob, chloe = start_server(patch=patch).room("Alice", "Bob", "Chloé")
+    alice.send("pendant 1\n")
+    assert bob.line() == "Alice : pendant 1"
+    bob.send("pendant 2\n")
+    assert alice.line() == "Bob : pendant 2"
+    chloe.send("fin\n")
+    assert alice.line() == "Chloé : fin"
+
+
+def test_une_tournee_qui_dure_ne_fait_pas_lire_d_avance(start_server):
+    """Un client a un dépôt au plus en attente : TCP le freine, la mémoire ne grandit pas."""
+    patch = """
+recv, send, calls, is_first = s.socket.socket.recv, s.send_now, 0, True
+def counted(sock, size):
+    global calls
+    calls += 1
+    return recv(sock, size)
+def slow(sock, data):
+    global is_first
+    if b"xxx" in data and is_first:
+        is_first, before = False, calls
+        s.time.sleep(0.5)
+        s.sys.stderr.write("lu d'avance\\n" if calls > before + 5 else "peu lu\\n")
+        s.sys.stderr.flush()
+    return send(sock, data)
+s.socket.socket.recv, s.send_now = counted, slow
 """
     server = start_server("--debit", "0", patch=patch)
-    bob = server.connect("Bob")
-    with contextlib.suppress(OSError):
-        bob.send("x\n" * 100_000)
-    assert server.process.wait(PATIENCE) == 0
-    assert server.console_lines()[-1] == "1"
+    alice, bob = server.room("Alice", "Bob")
+    threading.Thread(target=bob.send, args=[f"{'x' * 1000}\n" * 5000 + "exit\n"]).start()
+    assert len(alice.lines_until("* Bob a quitté le chat.")) == 5000
+    assert server.error() == "peu lu"
+
+
+def test_une_tournee_n_envoie_pas_tout_ce_que_les_clients_ont_depose(start_server):
+    """Un client lent en garde une copie à lui : cent clients lents, cent copies de la tournée."""
+    patch = """
+send, left, is_first = s.send_now, {}, True
+def measured(sock, data):
+    global is_first
+    if b"xxx" in data and is_first:
+        is_first = False
+        s.time.sleep(0.5)  # les autres déposent
+    if len(data) - left.get(sock, 0) > 1.5 * s.ROUND_BYTES:
+        s.os.write(2, b"tournee trop grosse\\n")
+    sent = send(sock, data)
+    left[sock] = len(data) - sent
+    return sent
+s.send_now = measured
+"""
+    server = start_server("--debit", "0", patch=patch)
+    listener, talkers = server.connect("Oreille"), [server.connect() for _ in range(12)]
+    for number, talker in enumerate(talkers):
+        talker.send(f"u{number}\n" + f"{'x' * 4000}\n" * 20)
+    said = 0
+    while said < 12 * 20:
+        said += " : " in listener.line()
+    assert server.stop() == 0
+    assert server.error() == "Serveur arrêté."
 
 
 def test_un_client_bavard_est_freine_sans_rien_perdre_ni_gener_les_autres(start_server):
@@ -534,6 +509,23 @@ def test_un_client_coupe_au_milieu_d_une_ligne_part_comme_un_autre(start_server)
     assert alice.barrier() == "* Connectés (1) : Alice"
 
 
+def test_une_faute_imprevue_dans_un_lecteur_ne_laisse_pas_de_fantome():
+    """`finally` : son client quitte le chat, et la trace de la faute est sur stderr."""
+    patch = """
+feed = s.protocol.LineBuffer.feed
+def fail(buffer, data):
+    if b"faute" in data:
+        raise MemoryError
+    return feed(buffer, data)
+s.protocol.LineBuffer.feed = fail
+"""
+    server = Server(patch=patch)
+    alice, bob = server.room("Alice", "Bob")
+    bob.send("faute\n")
+    assert alice.line() == "* Bob a quitté le chat."
+    assert "MemoryError" in server.end()
+
+
 def test_cinq_cents_passages_ne_laissent_rien(start_server):
     server = start_server()
     alice = server.connect("Alice")
@@ -553,82 +545,148 @@ def test_cinq_cents_passages_ne_laissent_rien(start_server):
         assert alice.barrier()
 
 
-def test_un_socket_accepte_est_sonde_et_envoie_sans_attendre(inside):
-    broadcaster = inside().broadcaster
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with socket.create_connection(listener.getsockname()):
-            sock, _ = listener.accept()
-            assert serveur_exo.start_reader(sock, "127.0.0.1", broadcaster, 20) == ""
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            idle, interval, probes = (
-                sock.getsockopt(socket.IPPROTO_TCP, option)
-                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-            )
-            assert idle + interval * probes == 120
-        while broadcaster.clients:
-            broadcaster.try_round()
+# Écrit sur stderr les options d'un socket accepté, au premier envoi (l'accueil du client).
+SHOW_OPTIONS = """
+NAMES = ("TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+send = s.send_now
+def show_options(sock, data):
+    found = {name: sock.getsockopt(6, getattr(s.socket, name)) for name in NAMES}
+    for name in ("SO_KEEPALIVE", "SO_RCVBUF"):
+        found[name] = sock.getsockopt(s.socket.SOL_SOCKET, getattr(s.socket, name))
+    s.sys.stderr.write(f"{found}\\n")
+    s.sys.stderr.flush()
+    return send(sock, data)
+s.send_now = show_options
+"""
+
+
+def options_of(server: Server) -> dict[str, int]:
+    """Renvoie les options du socket que le serveur a pour un nouveau client."""
+    server.connect("Alice")
+    return ast.literal_eval(server.error())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.7"], ids=["ici", "ailleurs"])
+def test_un_socket_accepte_est_sonde_envoie_sans_attendre_et_garde_peu(start_server, host):
+    """Sur cette machine personne ne disparaît : un client lent n'y est jamais tenu pour disparu."""
+    elsewhere = f"""
+accept = s.socket.socket.accept
+s.socket.socket.accept = lambda listener: (accept(listener)[0], ({host!r}, 5000))
+s.socket.socket.getpeername = lambda sock: ({host!r}, 5000)
+"""
+    found = options_of(start_server(patch=SHOW_OPTIONS + elsewhere))
+    assert found["TCP_NODELAY"] and found["SO_KEEPALIVE"]
+    assert found["TCP_KEEPIDLE"] + found["TCP_KEEPINTVL"] * found["TCP_KEEPCNT"] == 120
+    assert found["TCP_USER_TIMEOUT"] == (0 if host == "127.0.0.1" else 120_000)
+    assert found["SO_RCVBUF"] in (64 * 1024, 2 * 64 * 1024)  # Linux en montre le double
+
+
+@pytest.mark.parametrize("accepted", ["TCP_NODELAY", "TCP_KEEPCNT"])
+def test_une_option_que_le_systeme_refuse_n_empeche_pas_les_autres(start_server, accepted):
+    refuse = f"""
+import errno
+setsockopt = s.socket.socket.setsockopt
+def refuse(sock, level, option, value):
+    if level == 6 and option != s.socket.{accepted} or option == s.socket.SO_KEEPALIVE:
+        raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+    setsockopt(sock, level, option, value)
+s.socket.socket.setsockopt = refuse
+"""
+    found = options_of(start_server(patch=SHOW_OPTIONS + refuse))
+    assert found[accepted] == {"TCP_NODELAY": 1, "TCP_KEEPCNT": 4}[accepted]
 
 
 # --- Des clients lents, hostiles ---------------------------------------------------
 
 
 def test_un_client_qui_ne_lit_plus_est_deconnecte_et_les_autres_ne_perdent_rien(start_server):
-    server = start_server("--debit", "0")
+    """Pendant la seconde où il est attendu, l'inbox est fermée et le veilleur ne s'emballe pas."""
+    patch = """
+send, refused = s.send_now, 0
+def counted(sock, data):
+    global refused
+    sent = send(sock, data)
+    refused += not sent
+    if refused == 2000:
+        s.sys.stderr.write("deux mille envois pour rien\\n")
+        s.sys.stderr.flush()
+    return sent
+s.send_now = counted
+"""
+    server = start_server("--debit", "0", patch=patch)
     stuck, alice, bob = server.room("Bloque", "Alice", "Bob")
     sent = [f"{number} {'x' * 3000}" for number in range(4000)]  # 12 Mo : plus que le système
     threading.Thread(target=bob.send, args=["\n".join(sent) + "\nexit\n"]).start()
     got = alice.lines_until("* Bob a quitté le chat.")
     assert [line for line in got if " : " in line] == [f"Bob : {line}" for line in sent]
     assert [line for line in got if " : " not in line] == ["* Bloque a quitté le chat."]
-    report = server.error()
-    assert report.startswith("Bloque (127.0.0.1) : connexion coupée, ne lit plus ses messages (")
-    assert stuck.line()
+    report = r"Bloque \(127.0.0.1\) : connexion coupée.*\((\d+) octets.*"
+    waiting = int(re.fullmatch(report, server.error())[1])
+    assert waiting < 2 * 1024 * 1024
+    with pytest.raises(ConnectionResetError):  # le système ne garde pas des Mio pour lui
+        while stuck.line():
+            pass
 
 
-def test_un_client_qui_rattrape_tout_son_retard_reste_et_l_inbox_se_rouvre(inside, monkeypatch):
-    monkeypatch.setattr(serveur_exo, "CATCH_UP_SECONDS", PATIENCE)  # une machine peut être lente
-    room = inside("Alice", "Bob")
-    broadcaster, (late, bob) = room.broadcaster, room.clients
-    late.outbox.append(b"x" * 8_000_000 + b"\n")
-    room.say(bob, "Bonjour")
-    assert broadcaster.late == {late}
-    room.say(bob, "Tu lis ?")  # ce dépôt attend
-    while late.outbox:
-        assert broadcaster.late == {late}  # en lire une partie ne suffit pas
-        assert room.peers[0].sock.recv(1 << 20)
-        broadcaster.try_round()
-    broadcaster.try_round()
-    assert broadcaster.late == set() and not late.leaving and not broadcaster.inbox
-    room.peers[0].lines_until("Bob : Tu lis ?")
+# Écrit « en retard » sur stderr quand un client a trop d'octets à recevoir.
+SHOW_LATENESS = """
+send, is_seen = s.send_now, False
+def show_lateness(sock, data):
+    global is_seen
+    sent = send(sock, data)
+    if len(data) - sent > s.LATE_BYTES and not is_seen:
+        is_seen = True
+        s.sys.stderr.write("en retard\\n")
+        s.sys.stderr.flush()
+    return sent
+s.send_now = show_lateness
+"""
+LONG_LINES = f"{'x' * 4000}\n" * 3000  # 12 Mo : plus que le système n'en garde
 
 
-def test_un_client_qui_part_en_retard_n_est_plus_attendu(inside):
+def late_room(start_server, patch: str) -> tuple[Server, list[Peer]]:
+    """Renvoie un serveur et trois clients ; Bob a envoyé LONG_LINES, Alice ne lit pas."""
+    server = start_server("--debit", "0", patch=SHOW_LATENESS + patch)
+    peers = server.room("Alice", "Bob", "Chloé")
+    threading.Thread(target=peers[1].send, args=[LONG_LINES + "fin\n"]).start()
+    return server, peers
+
+
+def test_un_client_qui_rattrape_tout_son_retard_reste_et_l_inbox_se_rouvre(start_server):
+    server, (alice, _, chloe) = late_room(start_server, f"s.CATCH_UP_SECONDS = {10 * PATIENCE}")
+    assert server.error() == "en retard"
+    threading.Thread(target=chloe.lines_until, args=["Bob : fin"]).start()
+    assert len([line for line in alice.lines_until("Bob : fin") if " : " in line]) == 3000
+    assert alice.barrier() == "* Connectés (3) : Alice, Bob, Chloé"
+
+
+def test_un_client_qui_part_en_retard_n_est_plus_attendu(start_server):
     """Sinon les lignes de tous les clients attendraient sans fin."""
-    room = inside("Alice", "Bob")
-    broadcaster, (late, bob) = room.broadcaster, room.clients
-    late.outbox.append(b"x" * 8_000_000)
-    broadcaster.try_round()
-    assert broadcaster.late == {late}
-    late.gone = True
-    broadcaster.room.leave(late)
-    broadcaster.try_round()
-    assert broadcaster.late == set()
+    server, (alice, _, chloe) = late_room(start_server, f"s.CATCH_UP_SECONDS = {10 * PATIENCE}")
+    assert server.error() == "en retard"
+    alice.reset()
+    assert "* Alice a quitté le chat." in chloe.lines_until("Bob : fin")
 
 
-def test_tant_qu_un_client_est_en_retard_les_depots_attendent(inside):
-    room = inside("Alice", "Bob", "Chloé")
-    broadcaster, (late, bob, _) = room.broadcaster, room.clients
-    late.outbox.append(b"x" * 8_000_000)
-    broadcaster.try_round()
-    room.say(bob, "Bonjour")
-    assert len(broadcaster.inbox) == 1
-    late.deadline = 0  # la seconde est passée
-    broadcaster.try_round()
-    assert late.leaving and broadcaster.late == set()
-    broadcaster.try_round()
-    assert len(broadcaster.inbox) == 0
-    assert room.peers[2].lines_until("Bob : Bonjour")[1:] == ["* Alice a quitté le chat."]
+def test_un_client_en_retard_doit_tout_lire(start_server):
+    """S'il pouvait n'en lire qu'un peu de temps en temps, il ferait attendre tout le monde sans fin.
+
+    Le système en accepte ici 2 000 octets toutes les 5 ms : moins de 1 Mio attend bientôt.
+    """
+    patch = """
+take, slow = s.send_now, None
+def drip(sock, data):
+    global slow
+    if b"Bienvenue, Alice" in data:
+        slow = sock
+    return take(sock, data[:2000] if sock is slow else data)
+s.send_now = drip
+"""
+    server = start_server("--debit", "0", patch=patch)
+    _, bob, chloe = server.room("Alice", "Bob", "Chloé")
+    bob.send(f"{'x' * 4000}\n" * 300)
+    assert len(chloe.lines_until("* Alice a quitté le chat.")) <= 300
+    assert server.error().startswith("Alice (127.0.0.1) : connexion coupée")
 
 
 def test_deux_cents_mega_sans_fin_de_ligne_ne_gonflent_pas_le_serveur(start_server):
@@ -684,24 +742,33 @@ def test_stderr_ecrit_avant_la_console():
         assert process.wait(PATIENCE) == 0
 
 
-def test_une_console_que_personne_ne_lit_n_arrete_ni_le_chat_ni_la_fin(start_server):
-    patch = "s.WAITING_CHARS = 1_000_000"
-    server = start_server("--debit", "0", stdout=subprocess.PIPE, patch=patch)
+def test_une_console_que_personne_ne_lit_garde_huit_mio_puis_dit_ce_qui_manque_a_sa_place(
+    start_server, tmp_path
+):
+    log = tmp_path / "journal.txt"
+    server = start_server("--debit", "0", "--journal", str(log), stdout=subprocess.PIPE)
     alice, bob = server.room("Alice", "Bob")
-    bob.send(f"{'x' * 1000}\n" * 3000 + "exit\n")
-    assert len(alice.lines_until("* Bob a quitté le chat.")) == 3000
-    # On se met à lire : la ligne qui dit ce qui manque vient d'elle-même.
-    shown = skipped = notices = 0
-    while shown + skipped < 1 + 2 + 3000 + 1:  # l'accueil, deux arrivées, les messages, un départ
-        line = server.process.stdout.readline().decode()
-        assert line
-        if found := re.fullmatch(r"… (\d+) lignes non affichées\.\n", line):
-            skipped += int(found[1])
-            notices += 1
-        else:
-            shown += 1
-    assert skipped and notices == 1
+    lines = "".join(f"{n} {'x' * 4000}\n" for n in range(5000))  # 20 Mo
+    threading.Thread(target=bob.send, args=[lines]).start()
+    while not alice.line().startswith("Bob : 4999 "):
+        pass
+    bob.send("court\n")  # il y aurait de la place pour cette ligne, mais pas avant l'avis
+    assert alice.line() == "Bob : court"
+    assert alice.barrier() == "* Connectés (2) : Alice, Bob"  # la tournée est donc finie
+    console = server.process.stdout
+    for expected in ("Serveur en attente", "Alice (127.0.0.1) a", "Bob (127.0.0.1) a"):
+        assert console.readline().decode().startswith(expected)
+    shown = chars = 0
+    while (line := console.readline().decode()).startswith(f"Bob : {shown} "):
+        shown += 1
+        chars += len(line)
+    assert line == f"… {5000 + 1 - shown} lignes non affichées.\n"
+    assert chars > 7.5 * 1024 * 1024
+    bob.send("après\n")
+    assert console.readline().decode() == "Bob : après\n"
     assert server.stop() == 0
+    logged = log.read_text(encoding="utf-8").splitlines()[2:]  # rien, lui, n'y manque
+    assert [line.split()[3] for line in logged] == [*map(str, range(5000)), "court", "après"]
 
 
 def test_une_seule_ligne_non_affichee_se_dit_au_singulier(start_server):
@@ -714,7 +781,7 @@ def test_une_seule_ligne_non_affichee_se_dit_au_singulier(start_server):
     assert server.process.stdout.readline().decode() == "… 1 ligne non affichée.\n"
 
 
-def test_un_tube_plein_n_empeche_pas_de_finir(start_server):
+def test_un_tube_plein_n_empeche_pas_de_finir_en_cinq_secondes(start_server):
     server = start_server("--debit", "0", "--max-clients", "2", stdout=subprocess.PIPE)
     alice, bob = server.room("Alice", "Bob")
     bob.send(f"{'x' * 1000}\n" * 500)
@@ -722,21 +789,41 @@ def test_un_tube_plein_n_empeche_pas_de_finir(start_server):
         assert alice.line()
     server.connect()
     assert server.error() == "Le serveur est complet : 127.0.0.1 refusé."
+    started = time.monotonic()
     assert server.stop() == 0
+    assert time.monotonic() - started < 5
     assert server.error() == "Serveur arrêté."
 
 
-def test_un_terminal_arrete_par_ctrl_s_n_arrete_ni_le_chat_ni_la_fin(start_server):
+def test_un_terminal_arrete_par_ctrl_s_n_empeche_pas_de_finir_en_cinq_secondes(start_server):
     master, slave = pty.openpty()
     server = start_server(stdout=slave)
     alice, bob = server.room("Alice", "Bob")
     termios.tcflow(slave, termios.TCOOFF)
     alice.send("Bonjour\n")
     assert bob.line() == "Alice : Bonjour"
+    started = time.monotonic()
     assert server.stop() == 0
+    assert time.monotonic() - started < 5
     assert server.error() == "Serveur arrêté."
     os.close(slave)
     os.close(master)
+
+
+def test_une_console_qu_un_autre_programme_a_rendue_non_bloquante_est_lente_pas_perdue(start_server):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    patch = f"s.OUTPUT_SECONDS = {PATIENCE}"
+    server = start_server("--debit", "0", stdout=writing, patch=patch)
+    os.close(writing)
+    alice, bob = server.room("Alice", "Bob")
+    bob.send(f"{'x' * 100}\n" * 2000)
+    for _ in range(2000):
+        assert alice.line()
+    server.process.send_signal(signal.SIGTERM)
+    with open(reading, encoding="utf-8") as console:
+        assert console.read().splitlines()[3:] == [f"Bob : {'x' * 100}"] * 2000
+    assert server.process.wait(PATIENCE) == 0
 
 
 def test_une_console_fermee_est_signalee_une_fois_et_le_serveur_finit_bien(start_server):
@@ -772,13 +859,15 @@ def test_une_sortie_fermee_des_le_depart_ne_gene_pas(closed):
         assert b"Traceback" not in errors.read()
 
 
-def test_un_flux_qui_ne_connait_pas_un_caractere_montre_un_point_d_interrogation(inside):
+def test_une_console_qui_ne_connait_pas_un_caractere_montre_un_point_d_interrogation(start_server):
     """Une ancienne console de Windows : les accents y passent par le flux, pas par ses octets."""
-    console = io.TextIOWrapper(io.BytesIO(), encoding="cp850")
-    writer = serveur_exo.Writer(console)
-    writer.put("Élise : œuf 👍")
-    assert writer.finish()
-    assert console.buffer.getvalue() == "Élise : ?uf ?\n".encode("cp850")
+    server = start_server(patch="sys.stdout.reconfigure(encoding='cp850')")
+    alice, bob = server.room("Alice", "Bob")
+    alice.send("Élise : œuf 👍\n")
+    assert bob.line() == "Alice : Élise : œuf 👍"
+    assert server.stop() == 0
+    server.console.seek(0)
+    assert server.console.read().splitlines()[-1] == "Alice : Élise : ?uf ?".encode("cp850")
 
 
 def test_stderr_ecrit_dans_l_encodage_du_terminal():
@@ -898,20 +987,6 @@ def test_le_journal_continue_un_fichier_laisse_inacheve(start_server, tmp_path):
     assert all(line[0] == "[" for line in server.console_lines()[1:])
 
 
-def test_aucune_ligne_ne_manque_au_journal_meme_si_personne_ne_lit_la_console(
-    start_server, tmp_path
-):
-    log = tmp_path / "journal.txt"
-    server = start_server("--debit", "0", "--journal", str(log), stdout=subprocess.PIPE)
-    bob = server.connect("Bob")
-    bob.send("".join(f"{number} {'x' * 3990}\n" for number in range(3000)) + "exit\n")
-    assert [bob.line(), bob.line()] == ["* Au revoir, Bob.", ""]
-    bob.close()
-    assert server.stop() == 0  # la tournée de l'au revoir est finie, donc écrite
-    logged = log.read_text(encoding="utf-8").splitlines()
-    assert [int(line.split()[3]) for line in logged[1:-1]] == list(range(3000))
-
-
 def test_une_ligne_est_dans_le_journal_avant_que_la_tournee_suivante_commence(
     start_server, tmp_path
 ):
@@ -967,50 +1042,29 @@ def test_un_journal_qui_ne_s_ecrit_plus_reprend_et_compte_ce_qui_manque(start_se
         for text in missing[1:]:
             say(text)
         limit(resource.RLIM_INFINITY)
+        assert server.error() == "Le journal s'écrit de nouveau."  # sans que personne ne parle
         say("après")
-        assert server.error() == "Le journal s'écrit de nouveau."
         lines = [line.split(" ", 1)[1] for line in log.read_text(encoding="utf-8").splitlines()]
         assert [line for line in lines[-3:] if line != "Alice : après"] == ["Alice : avant", notice]
     assert server.stop() == 0
 
 
-def test_un_journal_qui_ne_s_ecrit_plus_est_reessaye_sans_que_personne_ne_parle(tmp_path):
-    """Une tournée écrite en partie ne laisse pas non plus de ligne coupée."""
-    reports = []
-
-    class Errors:
-        put = staticmethod(reports.append)
-
-    class FullDisk(io.FileIO):
-        room = 30
-
-        def write(self, data) -> int:
-            if not self.room:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            size = min(self.room, len(data))
-            self.room -= size
-            return super().write(data[:size])
-
-    path = tmp_path / "journal.txt"
-    log = serveur_exo.Log(str(path))
-    log.file.close()
-    log.file = FullDisk(str(path), "ab+")
-    log.append(["un", "deux"], Errors)
-    assert path.read_bytes() == b"" and log.missing_lines == 2
-    log.append([], Errors)
-    assert len(reports) == 1 and "disque plein" in reports[0]
-    log.file.room = 10_000
-    log.append([], Errors)
-    assert path.read_text(encoding="utf-8").endswith(" … 2 lignes manquent.\n")
-    assert len(reports) == 2 and log.missing_lines == 0
-
-    def refuse(size: int) -> None:  # un fichier que l'on ne peut qu'allonger (chattr +a)
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    log.file.room, log.file.truncate = 30, refuse
-    log.append(["trois"], Errors)
-    assert len(reports) == 3 and log.missing_lines == 1
-    log.file.close()
+def test_l_arret_attend_une_tournee_qui_ecrit_encore_le_journal(start_server, tmp_path):
+    """Un disque lent : fermer le fichier sous cette tournée perdrait sa dernière ligne."""
+    patch = """
+append = s.Log.append
+def slow(log, lines, *rest):
+    s.time.sleep(1 if "Alice : fin" in lines else 0)
+    append(log, lines, *rest)
+s.Log.append, s.STOP_SECONDS, s.OUTPUT_SECONDS = slow, 0.1, 60
+"""
+    log = tmp_path / "journal.txt"
+    server = start_server("--journal", str(log), patch=patch)
+    alice, bob = server.room("Alice", "Bob")
+    alice.send("fin\n")
+    assert bob.line() == "Alice : fin"
+    assert server.stop() == 0
+    assert log.read_text(encoding="utf-8").endswith(" Alice : fin\n")
 
 
 def test_un_disque_plein_des_le_depart_est_signale_une_fois(start_server):
@@ -1050,18 +1104,75 @@ def test_un_second_ctrl_c_au_dernier_instant_ne_gene_pas(start_server):
     assert server.process.wait(PATIENCE) == 0
 
 
-def test_ce_qui_etait_depose_est_traite_avant_l_annonce_de_l_arret(inside):
-    room = inside("Alice", "Bob")
-    alice, bob = room.clients
-    room.broadcaster.round_lock.acquire()
-    for client in (alice, bob):
-        room.say(client, "dernier mot")
-    room.broadcaster.round_lock.release()
-    room.broadcaster.is_stopping = True
-    room.broadcaster.try_round()
-    for peer, other in zip(room.peers, ("Bob", "Alice")):
-        peer.lines_until(f"{other} : dernier mot")
-        assert peer.line() == "* Le serveur s'arrête."
+def test_ce_qui_etait_depose_est_traite_avant_l_annonce_de_l_arret(start_server):
+    """La tournée d'Alice dure ; Bob parle, et l'arrêt est demandé quand son lecteur a déposé."""
+    patch = """
+send, recv, words, is_asked = s.send_now, s.socket.socket.recv, [], s.threading.Event()
+def slow(sock, data):
+    if b"Alice : un" in data and is_asked.wait(60):
+        s.time.sleep(0.3)
+    return send(sock, data)
+def ask_to_stop(sock, size):
+    if words and not is_asked.is_set():
+        s.os.kill(s.os.getpid(), s.signal.SIGTERM)
+        is_asked.set()
+    data = recv(sock, size)
+    words.extend([data] if b"dernier mot" in data else [])
+    return data
+s.send_now, s.socket.socket.recv = slow, ask_to_stop
+"""
+    alice, bob = start_server(patch=patch).room("Alice", "Bob")
+    alice.send("un\n")
+    bob.send("dernier mot\n")
+    assert [alice.line() for _ in range(3)] == ["Bob : dernier mot", "* Le serveur s'arrête.", ""]
+    assert [bob.line() for _ in range(3)] == ["Alice : un", "* Le serveur s'arrête.", ""]
+
+
+def test_l_arret_est_annonce_meme_si_un_client_est_en_retard(start_server):
+    """L'inbox est fermée une seconde : les autres attendent, et apprennent l'arrêt ensuite."""
+    patch = "s.CATCH_UP_SECONDS = 1"
+    server, (_, _, chloe) = late_room(start_server, patch)
+    assert server.error() == "en retard"
+    server.process.send_signal(signal.SIGTERM)
+    chloe.lines_until("* Le serveur s'arrête.")
+    assert server.process.wait(PATIENCE) == 0
+
+
+def test_l_arret_est_annonce_meme_si_des_clients_ne_cessent_pas_d_envoyer(start_server):
+    """Des lignes vides : elles ne vont à personne, mais l'inbox n'est jamais vide."""
+    server = start_server("--debit", "0", patch="s.ROUND_BYTES = 0")  # un dépôt par tournée
+    alice, *others = server.room("Alice", "Bob", "Chloé", "David")
+
+    def pour(peer: Peer) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer.send("\n" * 10_000)
+
+    threads = [threading.Thread(target=pour, args=[peer]) for peer in others]
+    for thread in threads:
+        thread.start()
+    server.process.send_signal(signal.SIGTERM)
+    assert alice.line() == "* Le serveur s'arrête."
+    assert server.process.wait(PATIENCE) == 0
+    for peer, thread in zip(others, threads):
+        with contextlib.suppress(OSError):
+            peer.sock.shutdown(socket.SHUT_RDWR)  # son envoi, peut-être bloqué, se termine
+        thread.join()
+
+
+def test_qui_a_dit_exit_recoit_l_au_revoir_et_rien_ensuite(start_server):
+    """Bob ne lit pas : l'arrêt vient avant que le système ait pu prendre son au revoir."""
+    patch = "s.LATE_BYTES = 1 << 30; s.FAREWELL_SECONDS = s.STOP_SECONDS = 60"
+    server = start_server("--debit", "0", patch=patch)
+    alice, bob = server.room("Alice", "Bob")
+    alice.send(LONG_LINES + "/liste\n")
+    assert alice.line() == "* Connectés (2) : Alice, Bob"
+    bob.send("exit\n")
+    assert alice.line() == "* Bob a quitté le chat."
+    server.process.send_signal(signal.SIGTERM)
+    assert [alice.line(), alice.line()] == ["* Le serveur s'arrête.", ""]
+    bob.lines_until("* Au revoir, Bob.")
+    assert bob.line() == ""
 
 
 def test_les_clients_qui_ne_ferment_pas_ne_retardent_pas_la_fin(start_server):
@@ -1090,11 +1201,14 @@ def test_on_peut_relancer_aussitot_sur_le_meme_port(start_server):
     ["ValueError", "OSError", "ValueError('x' * 1_000_000)"],
     ids=["défaut", "défaut_qui_ressemble_à_une_coupure", "trace_plus_grosse_qu_un_tube_non_lu"],
 )
-def test_une_tournee_qui_echoue_arrete_le_serveur(error):
+def test_une_tournee_qui_echoue_arrete_le_serveur_et_le_dit(error):
     server = Server(patch=f"def enter(*_):\n    raise {error}\ns.Room.enter = enter")
     server.connect().send("Alice\n")
     assert server.process.wait(PATIENCE) == 1
-    assert "Traceback" in server.end()
+    errors = server.end()
+    assert errors.startswith("Traceback") and "Serveur arrêté." not in errors
+    if len(error) < 20:  # un tube que personne ne lit ne prend pas plus de 64 Kio
+        assert errors.endswith("\nLe serveur s'arrête : une tournée a échoué (voir ci-dessus).\n")
 
 
 def test_un_serveur_au_repos_ne_se_reveille_presque_pas(start_server):
@@ -1120,6 +1234,14 @@ def test_un_serveur_au_repos_ne_se_reveille_presque_pas(start_server):
 def run_main(monkeypatch, *options: str) -> int:
     monkeypatch.setattr("sys.argv", ["serveur_exo.py", *options])
     return serveur_exo.main()
+
+
+def test_sans_option_mille_clients_et_vingt_lignes_par_seconde(capfd, monkeypatch):
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, "--help")
+    shown = " ".join(capfd.readouterr().out.split())
+    for option, default in ("--max-clients N", 1000), ("--debit N", 20), ("--port N", 12345):
+        assert re.search(rf"{option} [^-]* \({default} par défaut\)", shown), shown
 
 
 @pytest.mark.parametrize(
@@ -1280,19 +1402,24 @@ def test_sans_msg_dontwait_un_client_qui_lit_bien_n_est_pas_deconnecte(start_ser
     assert alice.barrier() == "* Connectés (1) : Alice"
 
 
-@pytest.mark.parametrize("name", ["", "Alice"], ids=["muet", "qui_ne_lit_pas"])
-def test_la_ou_shutdown_ne_reveille_pas_recv_le_socket_est_ferme_aussi(inside, monkeypatch, name):
-    monkeypatch.setattr(serveur_exo, "CLOSE_WAKES_RECV", True)
-    room = inside(name)
-    (client,) = room.clients
-    room.broadcaster.late.add(client)
-    client.outbox = [b"x"]
-    client.deadline = 0
-    room.broadcaster.disconnect(client)  # un premier avertissement, ou la coupure
-    if not name:
-        client.deadline = 0
-        room.broadcaster.disconnect(client)
-    assert client.sock.fileno() == -1
+def test_la_ou_shutdown_ne_reveille_pas_recv_un_client_coupe_rend_sa_place(start_server):
+    """Sous Windows, c'est close qui réveille recv, et shutdown qui ne le réveille pas."""
+    patch = """
+shutdown, close = s.socket.socket.shutdown, s.socket.socket.close
+def wake_nobody(sock, how):
+    if how == s.socket.SHUT_WR:
+        shutdown(sock, how)
+def close_and_wake(sock):
+    with s.contextlib.suppress(OSError):
+        shutdown(sock, s.socket.SHUT_RDWR)
+    close(sock)
+s.socket.socket.shutdown, s.socket.socket.close = wake_nobody, close_and_wake
+s.CLOSE_WAKES_RECV, s.NAME_SECONDS, s.FAREWELL_SECONDS = True, 0.2, 0.2
+"""
+    server = start_server("--max-clients", "1", patch=patch)
+    mute = server.connect()
+    assert mute.line().startswith("! Aucun nom reçu")
+    enter_when_there_is_room(server, "Bob")
 
 
 def test_ctrl_pause_arrete_comme_ctrl_c(start_server):

@@ -219,13 +219,18 @@ def test_un_client_parti_qui_ne_ferme_pas_rend_sa_place(start_server):
 
 
 def test_un_serveur_complet_refuse_puis_accepte_de_nouveau(start_server):
-    """Le nom de celui qu'on refuse est déjà là : fermer sans le lire détruirait la réponse."""
+    """Le nom de celui qu'on refuse est déjà là : fermer sans le lire peut détruire la réponse."""
     patch = """
-refuse = s.refuse_full
+refuse, close = s.refuse_full, s.socket.socket.close
 def refuse_when_the_name_is_there(sock):
     s.select.select([sock], [], [])
     refuse(sock)
-s.refuse_full = refuse_when_the_name_is_there
+def close_what_is_read(sock):
+    with s.contextlib.suppress(OSError, ValueError):
+        if s.select.select([sock], [], [], 0)[0] and sock.recv(1, s.socket.MSG_PEEK):
+            s.os.write(2, b"des octets non lus\\n")
+    close(sock)
+s.refuse_full, s.socket.socket.close = refuse_when_the_name_is_there, close_what_is_read
 """
     server = start_server("--max-clients", "1", patch=patch)
     alice, other = server.connect("Alice"), server.connect()
@@ -394,23 +399,23 @@ s.send_now, s.IDLE_SECONDS = slow, 600
 def test_une_tournee_qui_dure_ne_fait_pas_lire_d_avance(start_server):
     """Un client a un dépôt au plus en attente : TCP le freine, la mémoire ne grandit pas."""
     patch = """
-recv, send, calls, is_first = s.socket.socket.recv, s.send_now, 0, True
+recv, send, calls = s.socket.socket.recv, s.send_now, 0
 def counted(sock, size):
     global calls
     calls += 1
     return recv(sock, size)
 def slow(sock, data):
-    global is_first
-    if b"xxx" in data and is_first:
-        is_first, before = False, calls
+    sent, before = send(sock, data), calls
+    if b"attends" in data:
         s.time.sleep(0.5)
-        s.sys.stderr.write("lu d'avance\\n" if calls > before + 5 else "peu lu\\n")
-        s.sys.stderr.flush()
-    return send(sock, data)
+        s.os.write(2, b"lu d'avance\\n" if calls > before + 5 else b"peu lu\\n")
+    return sent
 s.socket.socket.recv, s.send_now = counted, slow
 """
     server = start_server("--debit", "0", patch=patch)
     alice, bob = server.room("Alice", "Bob")
+    alice.send("attends\n")
+    assert bob.line() == "Alice : attends"
     threading.Thread(target=bob.send, args=[f"{'x' * 1000}\n" * 5000 + "exit\n"]).start()
     assert len(alice.lines_until("* Bob a quitté le chat.")) == 5000
     assert server.error() == "peu lu"
@@ -551,8 +556,7 @@ NAMES = ("TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USE
 send = s.send_now
 def show_options(sock, data):
     found = {name: sock.getsockopt(6, getattr(s.socket, name)) for name in NAMES}
-    for name in ("SO_KEEPALIVE", "SO_RCVBUF"):
-        found[name] = sock.getsockopt(s.socket.SOL_SOCKET, getattr(s.socket, name))
+    found["SO_KEEPALIVE"] = sock.getsockopt(s.socket.SOL_SOCKET, s.socket.SO_KEEPALIVE)
     s.sys.stderr.write(f"{found}\\n")
     s.sys.stderr.flush()
     return send(sock, data)
@@ -567,7 +571,7 @@ def options_of(server: Server) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.7"], ids=["ici", "ailleurs"])
-def test_un_socket_accepte_est_sonde_envoie_sans_attendre_et_garde_peu(start_server, host):
+def test_un_socket_accepte_est_sonde_et_envoie_sans_attendre(start_server, host):
     """Sur cette machine personne ne disparaît : un client lent n'y est jamais tenu pour disparu."""
     elsewhere = f"""
 accept = s.socket.socket.accept
@@ -578,7 +582,21 @@ s.socket.socket.getpeername = lambda sock: ({host!r}, 5000)
     assert found["TCP_NODELAY"] and found["SO_KEEPALIVE"]
     assert found["TCP_KEEPIDLE"] + found["TCP_KEEPINTVL"] * found["TCP_KEEPCNT"] == 120
     assert found["TCP_USER_TIMEOUT"] == (0 if host == "127.0.0.1" else 120_000)
-    assert found["SO_RCVBUF"] in (64 * 1024, 2 * 64 * 1024)  # Linux en montre le double
+
+
+def test_un_client_qui_envoie_vite_n_obtient_pas_un_plus_grand_tampon(start_server):
+    """Sans limite, Linux l'agrandit jusqu'à 6 Mio : autant de lignes d'un client freiné attendraient."""
+    patch = """
+send = s.send_now
+def show_size(sock, data):
+    if b"Au revoir" in data:
+        s.os.write(2, b"%d\\n" % sock.getsockopt(s.socket.SOL_SOCKET, s.socket.SO_RCVBUF))
+    return send(sock, data)
+s.send_now = show_size
+"""
+    server = start_server("--debit", "0", patch=patch)
+    server.connect("Alice").send(b"x" * 20_000_000 + b"\nexit\n")
+    assert int(server.error()) in (64 * 1024, 2 * 64 * 1024)  # Linux en montre le double
 
 
 @pytest.mark.parametrize("accepted", ["TCP_NODELAY", "TCP_KEEPCNT"])
@@ -965,6 +983,8 @@ def test_dans_une_session_qui_continue_on_peut_lancer_et_arreter_deux_fois():
 
 # --- Le journal --------------------------------------------------------------------
 
+LOGGED = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d (.*)"
+
 
 def test_le_journal_continue_un_fichier_laisse_inacheve(start_server, tmp_path):
     log = tmp_path / "journal.txt"
@@ -978,8 +998,7 @@ def test_le_journal_continue_un_fichier_laisse_inacheve(start_server, tmp_path):
     assert server.stop() == 0
     first, *others = log.read_text(encoding="utf-8").splitlines()
     assert first == "une ligne coup"
-    pattern = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d (.*)"
-    assert [re.fullmatch(pattern, line)[1] for line in others] == [
+    assert [re.fullmatch(LOGGED, line)[1] for line in others] == [
         "Alice (127.0.0.1) a rejoint le chat.",
         "Bob (127.0.0.1) a rejoint le chat.",
         "Alice : Bonjour",
@@ -1044,7 +1063,8 @@ def test_un_journal_qui_ne_s_ecrit_plus_reprend_et_compte_ce_qui_manque(start_se
         limit(resource.RLIM_INFINITY)
         assert server.error() == "Le journal s'écrit de nouveau."  # sans que personne ne parle
         say("après")
-        lines = [line.split(" ", 1)[1] for line in log.read_text(encoding="utf-8").splitlines()]
+        logged = log.read_text(encoding="utf-8").splitlines()
+        lines = [re.fullmatch(LOGGED, line)[1] for line in logged]  # aucune n'est coupée
         assert [line for line in lines[-3:] if line != "Alice : après"] == ["Alice : avant", notice]
     assert server.stop() == 0
 
@@ -1139,8 +1159,15 @@ def test_l_arret_est_annonce_meme_si_un_client_est_en_retard(start_server):
 
 
 def test_l_arret_est_annonce_meme_si_des_clients_ne_cessent_pas_d_envoyer(start_server):
-    """Des lignes vides : elles ne vont à personne, mais l'inbox n'est jamais vide."""
-    server = start_server("--debit", "0", patch="s.ROUND_BYTES = 0")  # un dépôt par tournée
+    """Leurs lignes sont vides, mais l'inbox ne l'est jamais : un dépôt par tournée, qui dure."""
+    patch = """
+decode = s.protocol.decode_line
+def slow(line):
+    s.time.sleep(0.0005)
+    return decode(line)
+s.protocol.decode_line, s.ROUND_BYTES, s.DEPOSIT_LINES = slow, 0, 32
+"""
+    server = start_server("--debit", "0", patch=patch)
     alice, *others = server.room("Alice", "Bob", "Chloé", "David")
 
     def pour(peer: Peer) -> None:

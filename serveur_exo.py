@@ -86,7 +86,8 @@ class TokenBucket:
         self.counted_at = now
         count = min(wanted, max(1, int(self.tokens)))
         self.tokens -= count
-        time.sleep(max(0, -self.tokens) / self.rate)  # le temps de gagner ce qui manquait
+        if self.tokens < 0:
+            time.sleep(-self.tokens / self.rate)  # le temps de gagner ce qui manquait
         return count
 
 
@@ -278,8 +279,7 @@ class Hub:
         self.is_stopping = False  # écrit une fois, par le thread principal
         # Le thread qui tient ce verrou fait la tournée ; lui seul modifie les champs suivants.
         self.round_lock = threading.Lock()
-        self.room = Room()
-        self.log = log  # None sans --journal ; fermé par `stop`
+        self.room, self.log = Room(), log  # pas de journal : None ; `stop` le ferme
         self.has_timestamps = has_timestamps
         self.has_mail = False  # il reste quelque chose à envoyer
         self.has_late = False  # un client est en retard : l'inbox reste fermée pour tous

@@ -1,19 +1,7 @@
 """Ce que les tests reçoivent : un vrai serveur sur un port libre, et des clients bruts.
 
 Un test attend toujours un événement (une ligne, une fin de flux, la fin d'un processus), jamais
-une durée ; PATIENCE n'est là que pour qu'un test en échec finisse. Les fichiers de ce dossier :
-
-    test_chat_protocol.py   les règles de la conversation, sans réseau
-    test_serveur.py         le serveur, dans l'ordre du README : entrer, parler, partir…
-    test_client.py          le client, dans un terminal, une fenêtre, un tube
-    test_pieges.py          les pièges : la solution habituelle échoue, la nôtre réussit
-    test_readme.py          le README : ses commandes, ses noms, ses sessions
-    test_loupe.py           la loupe : chaque scène montre ses étapes
-    loupe.py                montre, étape par étape, quel thread du serveur fait quoi
-    sans_gardes.py          retire chaque protection et vérifie que son test échoue
-    serveur_naif.py, client_naif.py    la solution habituelle de l'exercice
-    terminal.py             un client dans un pseudo-terminal, et l'écran qu'on y verrait
-    banc_essai.py           les mesures de vitesse et de mémoire
+une durée ; PATIENCE n'est là que pour qu'un test en échec finisse.
 """
 
 import contextlib

@@ -66,7 +66,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("scene", STEPS)
 def test_une_scene_montre_ses_etapes(scene):
-    done = run("tests/loupe.py", scene)
+    done = run("tests/lecon/loupe.py", scene)
     assert (done.returncode, done.stderr) == (0, "")
     header, _, steps = done.stdout.partition("ce qui se passe\n")
     rows = steps.splitlines()
@@ -80,7 +80,7 @@ def test_une_scene_montre_ses_etapes(scene):
 
 def test_la_loupe_finit_si_plus_personne_ne_la_lit():
     with subprocess.Popen(
-        [sys.executable, "tests/loupe.py"], cwd=ROOT, stdout=subprocess.PIPE
+        [sys.executable, "tests/lecon/loupe.py"], cwd=ROOT, stdout=subprocess.PIPE
     ) as process:
         process.stdout.readline()
         process.stdout.close()
@@ -88,7 +88,7 @@ def test_la_loupe_finit_si_plus_personne_ne_la_lit():
 
 
 def test_une_fonction_disparue_du_serveur_se_dit():
-    program = "import sys; sys.path.insert(0, 'tests'); import loupe; del loupe.serveur_exo.send_now"
+    program = "import sys; sys.path.insert(0, 'tests/lecon'); import loupe; del loupe.serveur_exo.send_now"
     done = run("-c", f"{program}; loupe.main()")
     assert done.returncode == 1
     reason = "serveur_exo.send_now n'existe plus : la loupe ne peut pas l'observer"
@@ -96,7 +96,7 @@ def test_une_fonction_disparue_du_serveur_se_dit():
 
 
 def test_une_etape_qui_n_a_pas_lieu_se_dit():
-    program = "import sys; sys.path.insert(0, 'tests'); import loupe; loupe.PATIENCE = 0"
+    program = "import sys; sys.path.insert(0, 'tests/lecon'); import loupe; loupe.PATIENCE = 0"
     done = run("-c", f"{program}; loupe.Lens(sys.stdout).wait_for('client Bob', 'recv', 'Salut')")
     assert done.returncode == 1
     assert done.stderr == "loupe.py : l'étape « client Bob : recv Salut » n'a pas eu lieu.\n"
@@ -106,7 +106,7 @@ def test_une_etape_qui_n_a_pas_lieu_se_dit():
 def test_la_loupe_n_a_de_couleurs_que_sur_un_terminal_qui_en_veut(no_color):
     env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | no_color
     master, slave = pty.openpty()
-    command = [sys.executable, "tests/loupe.py"]
+    command = [sys.executable, "tests/lecon/loupe.py"]
     with subprocess.Popen(command, cwd=ROOT, stdout=slave, env=env):
         os.close(slave)
         shown = b""

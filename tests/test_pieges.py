@@ -3,7 +3,7 @@
 Un test joue la même scène deux fois : avec `serveur_naif.py` (ou `client_naif.py`), qui doit
 échouer, et avec ce dépôt, qui doit réussir. Si le naïf n'échouait que de temps en temps, le test
 y met une pause qui rend l'échec certain. Sous l'explication, « Protection » nomme l'endroit du
-code qui l'évite ; `python3 tests/sans_gardes.py` le retire et vérifie que le test échoue.
+code qui l'évite ; `python3 tests/lecon/sans_gardes.py` le retire et vérifie que le test échoue.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ import pytest
 from conftest import PATIENCE, Peer
 from terminal import Session
 
-HERE = Path(__file__).parent
-NAIVE_SERVER = (HERE / "serveur_naif.py").read_text(encoding="utf-8")
-NAIVE_CLIENT = (HERE / "client_naif.py").read_text(encoding="utf-8")
+LESSON = Path(__file__).parent / "lecon"
+NAIVE_SERVER = (LESSON / "serveur_naif.py").read_text(encoding="utf-8")
+NAIVE_CLIENT = (LESSON / "client_naif.py").read_text(encoding="utf-8")
 
 SILENCE_SECONDS = 1.5  # s sans rien recevoir : le serveur naïf est alors tenu pour bloqué
 MANY_BYTES = 32 * 1024 * 1024  # octets : plus que tous les tampons du système ensemble

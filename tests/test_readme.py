@@ -14,7 +14,7 @@ import client_exo
 import pytest
 import serveur_exo
 from conftest import PATIENCE, ROOT
-from sans_gardes import GUARDS
+from lecon.sans_gardes import GUARDS
 
 HERE = Path(__file__).parent
 SERVER = "import sys, serveur_exo as s\nsys.exit(s.main())"
@@ -38,16 +38,16 @@ COMMANDS = {
     "python3 client_exo.py": "test_la_session_dans_trois_terminaux_est_celle_du_readme",
     "python3 serveur_exo.py --hote 0.0.0.0": "test_le_chat_s_ouvre_a_une_salle",
     "python3 client_exo.py --hote 192.168.1.23": "test_le_chat_s_ouvre_a_une_salle",
-    "python3 tests/sans_gardes.py": "test_sans_sa_protection_un_test_echoue",
+    "python3 tests/lecon/sans_gardes.py": "test_sans_sa_protection_un_test_echoue",
     "python3 -u": "une façon de lancer le client, dite dans les limites",
     "python3 serveur_exo.py --help": "test_chaque_option_du_serveur_est_dans_le_readme",
-    "python3 tests/loupe.py --help": "une aide, que la loupe écrit d'après ses scènes",
+    "python3 tests/lecon/loupe.py --help": "une aide, que la loupe écrit d'après ses scènes",
     "kill -9": "test_un_client_tue_quitte_le_chat",
     "yes | python3 client_exo.py --nom Bavard > recu.txt": "test_un_client_bavard_n_empeche_pas_les_autres_et_s_arrete_a_ctrl_c",
     "strace -f -e trace=network -p PID": "un outil que toutes les machines n'ont pas",
     "ss -tan": "un outil que toutes les machines n'ont pas",
     "tcpdump -A -i lo port 12345": "un outil que toutes les machines n'ont pas",
-    "python3 tests/serveur_naif.py 12345": "test_le_serveur_naif_se_lance_comme_le_notre",
+    "python3 tests/lecon/serveur_naif.py 12345": "test_le_serveur_naif_se_lance_comme_le_notre",
     "python3 -m venv .venv && . .venv/bin/activate": "le système ne le permet pas toujours",
     "python3 -m pip install --quiet -r requirements-dev.txt": ".ci/run",
     "python3 -m pytest -W error": ".ci/run",
@@ -188,7 +188,7 @@ def test_la_session_dans_trois_terminaux_est_celle_du_readme(terminal):
 
 def test_sans_sa_protection_un_test_echoue():
     """Le script les enlève toutes ; une suffit ici pour voir qu'il marche."""
-    done = run("python3 tests/sans_gardes.py deux_clients")
+    done = run("python3 tests/lecon/sans_gardes.py deux_clients")
     assert (done.returncode, done.stdout) == (0, "échoue  deux_clients_n_ont_pas_le_meme_nom\n")
 
 
@@ -252,7 +252,7 @@ def test_une_console_figee_montre_tout_une_fois_degelee(terminal):
 
 
 def test_le_serveur_naif_se_lance_comme_le_notre():
-    command = [sys.executable, "tests/serveur_naif.py", "0"]
+    command = [sys.executable, "tests/lecon/serveur_naif.py", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as naive:
         assert naive.stdout.readline().startswith("Écoute sur le port ")
         naive.kill()

@@ -1461,7 +1461,7 @@ def test_ctrl_pause_arrete_comme_ctrl_c(start_server):
 
 def test_le_banc_d_essai_rapide_trouve_tout_juste():
     result = subprocess.run(
-        [sys.executable, "tests/banc_essai.py", "--rapide"],
+        [sys.executable, "tests/mesures/banc_essai.py", "--rapide"],
         cwd=ROOT, capture_output=True, timeout=PATIENCE,
     )  # fmt: skip
     assert (result.returncode, result.stdout, result.stderr) == (0, b"juste\n", b"")

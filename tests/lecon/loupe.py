@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """La loupe : le vrai serveur et quelques clients, une rangée par étape, avec le thread qui la fait.
 
-    python3 tests/loupe.py             le chemin d'un message, d'Alice à Bob
-    python3 tests/loupe.py SCENE       une autre scène (--help les nomme)
+    python3 tests/lecon/loupe.py         le chemin d'un message, d'Alice à Bob
+    python3 tests/lecon/loupe.py SCENE   une autre scène (--help les nomme)
 
 Les programmes ne contiennent rien pour la loupe : elle remplace de l'extérieur, par leur nom, les
 fonctions citées dans observe_server, et appelle les vraies. Une fonction ou une étape qui n'existe
@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # là où sont les programmes
 import chat_protocol
 import serveur_exo
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Le banc d'essai : un thread par client, à côté de ce que l'on emploie d'habitude.
 
-    python3 tests/banc_essai.py                tout mesurer, puis dessiner tests/banc_essai.svg
-    python3 tests/banc_essai.py --tours 1      le même, une fois au lieu de trois
-    python3 tests/banc_essai.py --variantes    ce que vaut chaque idée du serveur, une par une
-    python3 tests/banc_essai.py --contre ../avant --tours 5
+    python3 tests/mesures/banc_essai.py                tout mesurer, puis dessiner banc_essai.svg
+    python3 tests/mesures/banc_essai.py --tours 1      le même, une fois au lieu de trois
+    python3 tests/mesures/banc_essai.py --variantes    ce que vaut chaque idée du serveur, une par une
+    python3 tests/mesures/banc_essai.py --contre ../avant --tours 5
                                                ce serveur et celui d'un autre dossier du dépôt
                                                (git worktree add ../avant 5cdcb5a) ; avec
                                                --journal, les deux tiennent un journal
-    python3 tests/banc_essai.py --rapide       quelques secondes : vérifie, et ne mesure rien
+    python3 tests/mesures/banc_essai.py --rapide       quelques secondes : vérifie, et ne mesure rien
 
 Chaque serveur a son processus ; celui-ci les charge tous, à tour de rôle, et plusieurs fois :
 les autres programmes de la machine les gênent ainsi tous de la même façon. On compare des *rapports* pris dans le
@@ -43,7 +43,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
+ROOT = HERE.parent.parent
 
 MEASURE_SECONDS = 0.3  # s : chaque mesure dure au moins cela, et au moins un échange
 STALL_SECONDS = 20  # s sans rien recevoir : le serveur est tenu pour bloqué
@@ -101,7 +101,7 @@ def ngircd(folder: Path, port: int, clients: int) -> list[str]:
 OURS = Contender("ce serveur", ours(), chooses_port=True, max_clients=5000)
 NAIVE = Contender(
     "solution habituelle",
-    lambda folder, port, clients: [sys.executable, str(HERE / "serveur_naif.py"), "0"],
+    lambda folder, port, clients: [sys.executable, str(ROOT / "tests/lecon/serveur_naif.py"), "0"],
     chooses_port=True,
     tears_lines=True,
 )

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Retire une à une les protections du chat, et vérifie que le test de chaque piège échoue alors.
 
-    python3 tests/sans_gardes.py            toutes, en quelques minutes
-    python3 tests/sans_gardes.py send       celles dont le test a « send » dans son nom
+    python3 tests/lecon/sans_gardes.py         toutes, en quelques minutes
+    python3 tests/lecon/sans_gardes.py send    celles dont le test a « send » dans son nom
 
 Un test qui réussirait encore ne prouverait rien. Le code de sortie est alors 1.
 """
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FILES = ("chat_protocol.py", "serveur_exo.py", "client_exo.py", "tests")
 SHORT_PATIENCE = 8  # s : sans la protection, bien des tests attendraient pour rien
 HANG_SECONDS = 90  # s : un test qui ne finit pas a échoué aussi

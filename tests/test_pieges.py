@@ -125,6 +125,17 @@ def hears_nothing(peer: Peer) -> bool:
     return not select.select([peer.sock], [], [], SILENCE_SECONDS)[0]
 
 
+def wait_in_recv(process: int) -> None:
+    """Attend qu'un thread autre que le principal soit dans le recv d'un socket (man 5 proc)."""
+    folder = Path(f"/proc/{process}")
+    while True:
+        for task in (folder / "task").iterdir():
+            call = (task / "syscall").read_text().split()  # « running », ou un numéro et six mots
+            file = folder / "fd" / str(int(call[1], 16)) if len(call) > 1 else folder
+            if task.name != folder.name and file.is_socket():
+                return
+
+
 def send_much(peer: Peer, line: bytes = b"x" * 1000 + b"\n") -> None:
     """Envoie MANY_BYTES dans un thread de plus, qui s'arrête avec la connexion."""
 
@@ -593,37 +604,33 @@ def test_la_fin_du_serveur_se_voit_sans_toucher_au_clavier(start_server, termina
 def test_close_ne_reveille_pas_le_thread_qui_recoit(start_server, terminal):
     """close libère le numéro du socket ; un thread déjà dans recv y reste, et la connexion aussi.
 
-    Face à un serveur qui ne ferme pas, le client naïf est encore là après « exit » : un programme
-    ne finit qu'avec tous ses threads. Au serveur, le thread et la place d'un client déconnecté
+    Face à un serveur qui ne ferme pas, le client naïf reçoit encore après « exit » et close : un
+    programme ne finit qu'avec tous ses threads. Au serveur, le thread et la place d'un client déconnecté
     seraient perdus.
     Protection : shutdown, dans run pour le client et dans Hub.disconnect pour le serveur.
     """
 
-    def leave(*options: str, program: str = "") -> Session:
-        alice = terminal(*options, port, program=program)
+    def welcome(*options: str, program: str = "") -> tuple[Session, socket.socket]:
+        alice = terminal(*options, str(listener.getsockname()[1]), program=program)
         alice.wait_for("Entrez votre nom : ")
         alice.type("Alice\r")
-        peers.append(listener.accept()[0])
-        peers[-1].sendall(b"* Bienvenue, Alice !\n")
+        peer = stack.enter_context(listener.accept()[0])
+        peer.sendall(b"* Bienvenue, Alice !\n")
         alice.wait_for("Votre message : ")
         alice.wait_for("Bienvenue")
-        alice.type("exit\r")
-        return alice
+        return alice, peer
 
-    def hangs(alice: Session) -> bool:
-        try:
-            alice.process.wait(SILENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            return True
-        return False
-
-    peers = []
-    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
-        stack.callback(lambda: [peer.close() for peer in peers])
-        port = str(listener.getsockname()[1])
-        # Plusieurs fois : close suffit s'il a lieu avant que le thread rappelle recv.
-        assert any(hangs(leave(program=NAIVE_CLIENT)) for _ in range(5))
-        assert leave("--port").end() == 0
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        naive, peer = welcome(program=f"{NAIVE_CLIENT}\nprint('(fermé)', flush=True)")
+        wait_in_recv(naive.process.pid)
+        naive.type("exit\r")
+        naive.wait_for("(fermé)")
+        peer.sendall(b"Bob : encore ?\n")
+        naive.wait_for("Bob : encore ?")
+        ours, _ = welcome("--port")
+        ours.type("exit\r")
+        assert ours.end() == 0
 
     server = start_server("--max-clients", "1", patch="s.FAREWELL_SECONDS = 0.2")
     refused = server.connect()

@@ -13,6 +13,8 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,29 @@ PATIENCE = 60  # s
 # Lancé en arrière-plan (« pytest & »), un programme hérite d'un Ctrl+C ignoré, et ceux qu'il
 # lance aussi.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def wait_until(is_true: Callable[[], bool], otherwise: str) -> None:
+    """Attend un état ; s'il ne vient pas, le test échoue et dit `otherwise`."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_true():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.01)
+
+
+def wait_in_recv(process: subprocess.Popen) -> None:
+    """Attend qu'un thread, autre que le principal, soit dans le recv d'un socket (man 5 proc)."""
+    folder = Path(f"/proc/{process.pid}")
+
+    def calls() -> list[list[str]]:  # par thread : « running », ou un numéro et ses arguments
+        others = [task for task in (folder / "task").iterdir() if task.name != folder.name]
+        return [(task / "syscall").read_text().split() for task in others]
+
+    def is_in_recv() -> bool:
+        files = [int(call[1], 16) for call in calls() if len(call) > 1]
+        return any((folder / "fd" / str(file)).is_socket() for file in files)
+
+    wait_until(is_in_recv, "aucun thread n'est dans recv")
 
 
 class Peer:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import client_exo
 import pytest
-from conftest import PATIENCE, ROOT, Peer, peak_kilobytes
+from conftest import PATIENCE, ROOT, Peer, peak_kilobytes, wait_in_recv
 
 LOST = "Connexion au serveur perdue."
 PARTED = "Vous avez quitté le chat."
@@ -232,8 +232,7 @@ def test_un_tube_interrompu_renvoie_1_et_le_dit(fake_server, number):
     robot.stdin.write(b"un\n")
     robot.stdin.flush()
     assert peer.line() == "un"
-    while not select.select([peer.sock], [], [], 0.5)[0]:  # reçu juste avant une lecture, il serait sans effet
-        robot.send_signal(number)
+    robot.send_signal(number)
     assert [peer.line(), peer.line()] == ["", "exit"]
     peer.close()
     assert finish(robot) == (1, "Interrompu : une partie de l'envoi est peut-être perdue.\n")
@@ -371,17 +370,21 @@ def test_un_serveur_qui_ferme_avant_l_accueil_est_une_perte(fake_server):
 def test_une_reponse_venue_avant_le_nom_n_est_pas_perdue(fake_server):
     """Un serveur complet répond et ferme dès la connexion ; ici, le client tarde à donner son nom."""
     program = (
-        "import sys, time, client_exo as c\n"
+        "import sys, client_exo as c\n"
         "join = c.join\n"
-        "c.join = lambda *rest: (time.sleep(1), join(*rest))[1]\n"
+        "c.join = lambda *rest: (sys.stdin.readline(), join(*rest))[1]\n"
         "sys.exit(c.main())"
     )
     robot = subprocess.Popen(
         [sys.executable, "-c", program, "--port", fake_server.port, "--nom", "Alice"], cwd=ROOT,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     peer = fake_server.accept()
     peer.send("* Bienvenue, Alice !\n")
+    assert robot.stdout.readline() == b"* Bienvenue, Alice !\n"
+    wait_in_recv(robot)
+    robot.stdin.write(b"\n")
+    robot.stdin.close()
     assert [peer.line(), peer.line(), peer.line()] == ["Alice", "", "exit"]
     peer.send("* Au revoir, Alice.\n")
     peer.close()

@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, Peer
+from conftest import PATIENCE, Peer, wait_in_recv
 from terminal import Session
 
 LESSON = Path(__file__).parent / "lecon"
@@ -123,17 +123,6 @@ def enter(client: Session) -> None:
 def hears_nothing(peer: Peer) -> bool:
     """Renvoie True si rien n'arrive un moment ; cela ne prouve un blocage que du serveur naïf."""
     return not select.select([peer.sock], [], [], SILENCE_SECONDS)[0]
-
-
-def wait_in_recv(process: int) -> None:
-    """Attend qu'un thread autre que le principal soit dans le recv d'un socket (man 5 proc)."""
-    folder = Path(f"/proc/{process}")
-    while True:
-        for task in (folder / "task").iterdir():
-            call = (task / "syscall").read_text().split()  # « running », ou un numéro et six mots
-            file = folder / "fd" / str(int(call[1], 16)) if len(call) > 1 else folder
-            if task.name != folder.name and file.is_socket():
-                return
 
 
 def send_much(peer: Peer, line: bytes = b"x" * 1000 + b"\n") -> None:
@@ -623,7 +612,7 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(start_server, terminal):
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         naive, peer = welcome(program=f"{NAIVE_CLIENT}\nprint('(fermé)', flush=True)")
-        wait_in_recv(naive.process.pid)
+        wait_in_recv(naive.process)
         naive.type("exit\r")
         naive.wait_for("(fermé)")
         peer.sendall(b"Bob : encore ?\n")

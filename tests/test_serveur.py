@@ -309,9 +309,9 @@ def fail(listener):
         raise OSError(errno.ENFILE, "File table overflow")
     return accept(listener)
 def pause(seconds):
-    pauses.extend([seconds] if seconds == s.PAUSE_SECONDS else [])
+    pauses.extend([seconds] if seconds == s.ACCEPT_SECONDS else [])
     sleep(seconds)
-s.PAUSE_SECONDS, s.socket.socket.accept, s.time.sleep = 0.123, fail, pause
+s.ACCEPT_SECONDS, s.socket.socket.accept, s.time.sleep = 0.123, fail, pause
 """
     server = start_server(patch=patch)
     server.connect("Alice").close()

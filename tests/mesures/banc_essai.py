@@ -126,7 +126,7 @@ NGIRCD = Contender(
 VARIANTS = [
     Contender(label, ours(patch), chooses_port=True)
     for label, patch in (
-        ("sans TCP_NODELAY", "del s.TCP_OPTIONS['TCP_NODELAY']"),
+        ("sans TCP_NODELAY", "del s.protocol.SOCKET_OPTIONS['TCP_NODELAY']"),
         ("une ligne par dépôt", "s.DEPOSIT_LINES = 1"),
         (
             "on attend le verrou",

@@ -23,7 +23,6 @@ import re
 import socket
 import sys
 import unicodedata
-from collections.abc import Iterable
 
 
 class Refused(Exception):
@@ -89,21 +88,22 @@ def decode_line(line: bytes) -> str:
 
 
 def encode_line(text: str) -> bytes:
-    """Renvoie les octets de `text` avec sa fin de ligne ; « ? » y remplace une moitié de caractère."""
+    """Renvoie les octets d'une ligne ; « ? » y remplace une moitié de caractère (un *surrogate*)."""
     return f"{text}\n".encode("utf-8", errors="replace")
 
 
-# --- Le texte ----------------------------------------------------------------
+# --- Le texte et les noms ------------------------------------------------------
 
-# Les blancs : ce qu'une personne ne voit pas. Un copier-coller ou une touche AltGr en ajoutent sans
-# qu'on le sache. D'abord les blancs qui prennent de la place (Unicode, White_Space) ; ensuite les
-# codes de commande, les marques du sens d'écriture et les autres caractères qu'Unicode dit
-# invisibles (Default_Ignorable_Code_Point). Chaque texte se met entre [ ] dans une expression.
+MAX_NAME_LENGTH = 32  # caractères : le nom est recopié devant chaque message
+MAX_QUOTE_LENGTH = 40  # caractères d'un mot que l'on recopie dans une erreur
+
+# Les blancs : ce qu'une personne ne voit pas, et qu'un copier-coller ou AltGr ajoutent. D'abord ceux
+# qui prennent de la place (Unicode, White_Space) ; puis les codes de commande, les marques du sens
+# d'écriture et les caractères invisibles (Default_Ignorable_Code_Point).
 _SPACES = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _MARKS = (
-    "\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
-    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
-    "\U000e0000-\U000e0fff"
+    "\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff"
 )
 _BLANK, _VISIBLE = f"[{_SPACES}{_MARKS}]", f"[^{_SPACES}{_MARKS}]"
 _BARE_TEXT = re.compile(f"{_VISIBLE}(?:.*{_VISIBLE})?", re.DOTALL)
@@ -113,9 +113,11 @@ _FIRST_WORD = re.compile(f"{_BLANK}*({_VISIBLE}*){_BLANK}?(.*)", re.DOTALL)
 # sauf la tabulation, DEL, C1), séparateurs de ligne, sens d'écriture (Unicode, annexe 9).
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
+_LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l"})  # Unicode ne les décompose pas
+
 
 def strip(text: str) -> str:
-    """Renvoie `text` sans les blancs qui l'entourent ; "" s'il n'a que des blancs."""
+    """Renvoie `text` sans les blancs qui l'entourent ; "" s'il n'y a que cela."""
     return found[0] if (found := _BARE_TEXT.search(text)) else ""
 
 
@@ -130,18 +132,12 @@ def clean(text: str) -> str:
     return text if text.isprintable() else _UNSAFE.sub("\ufffd", text)
 
 
-MAX_QUOTE_LENGTH = 40  # caractères d'un mot que l'on recopie dans une erreur
-
-
 def quote(word: str) -> str:
     """Renvoie `word`, écrit par un inconnu, tel qu'on peut le recopier dans une erreur."""
     return clean(word[:MAX_QUOTE_LENGTH])
 
 
-_LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l"})  # Unicode ne les décompose pas
-
-
-def alphabetical(names: Iterable[str]) -> list[str]:
+def alphabetical(names) -> list[str]:
     """Trie comme un dictionnaire français : ni casse ni accents, donc Élise avant Zoé."""
 
     def without_accents(name: str) -> str:
@@ -151,11 +147,7 @@ def alphabetical(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (without_accents(name), name))
 
 
-# --- Les noms ----------------------------------------------------------------
-
-MAX_NAME_LENGTH = 32  # caractères : le nom est recopié devant chaque message
 QUIT_WORD = "exit"  # seul sur sa ligne, il fait quitter le chat : ce n'est donc pas un nom
-
 _APOSTROPHES = str.maketrans("’ʼ", "''")  # un téléphone ou un Mac écrit souvent ’ au lieu de '
 
 
@@ -194,9 +186,7 @@ def name_key(name: str) -> str:
 # --- Les commandes, et les lignes du serveur -----------------------------------
 
 # Une ligne du serveur se reconnaît à son début ; un nom commence par une lettre ou un chiffre.
-NOTICE = "* "
-ERROR = "! "
-FAREWELL = f"{NOTICE}Au revoir, "
+NOTICE, ERROR, FAREWELL = "* ", "! ", "* Au revoir, "
 
 COMMAND_WORDS = ("/aide", "/liste", "/privé", "/quitter")  # les commandes que Tab complète
 
@@ -213,8 +203,8 @@ _VERBS = {
     "/quitter": "quit", "/exit": "quit", "/quit": "quit", "/aide": "help", "/help": "help",
 }  # fmt: skip
 
-# Une ligne vide, « exit » (même avec des marques invisibles entre ses lettres) ou une commande ; sans
-# IGNORECASE, où « exıt » vaudrait « exit ».
+# Une ligne vide, une commande ou « exit », même avec des marques entre ses lettres ; sans IGNORECASE,
+# où « exıt » vaudrait « exit ».
 _EXIT = f"[{_MARKS}]*".join(["[eE]", "[xX]", "[iI]", "[tT]"])
 _NOT_A_MESSAGE = re.compile(f"{_BLANK}*(?:/|\\Z|{_EXIT}{_BLANK}*\\Z)")
 
@@ -228,10 +218,8 @@ def parse(text: str) -> tuple[str, str]:
     if not _NOT_A_MESSAGE.match(text):  # le cas le plus courant, donc le plus rapide
         return "message", text
     bare = strip(text)
-    if not bare:
-        return "nothing", ""
     if not bare.startswith("/"):
-        return "quit", ""
+        return ("quit" if bare else "nothing"), ""
     if bare.startswith("//"):
         return "message", text.replace("//", "/", 1)
     word, rest = cut_word(text)
@@ -246,14 +234,14 @@ DEFAULT_HOST = "127.0.0.1"  # cette machine : le réseau n'y a accès que si on 
 DEFAULT_PORT = 12345
 
 _REASONS = {  # par nom de code ; certains systèmes n'ont pas tous ces codes
-    "EACCES": "accès réservé ou refusé", "EADDRINUSE": "ce port est déjà pris (un serveur tourne peut-être déjà ici)",
+    "EACCES": "accès réservé ou refusé", "ECONNREFUSED": "connexion refusée",
+    "EADDRINUSE": "ce port est déjà pris (un serveur tourne peut-être déjà ici)",
     "EADDRNOTAVAIL": "cette adresse n'est pas à cette machine", "EFBIG": "fichier trop gros",
-    "ECONNREFUSED": "connexion refusée", "EDQUOT": "quota de disque atteint",
-    "EHOSTUNREACH": "machine injoignable", "EISDIR": "c'est un dossier",
-    "EMFILE": "trop de fichiers ouverts", "ENETUNREACH": "réseau inaccessible",
-    "ENOENT": "ce fichier ou son dossier n'existe pas", "ENOSPC": "disque plein",
-    "EPIPE": "le programme qui lisait s'est arrêté", "EROFS": "disque en lecture seule",
-    "ETIMEDOUT": "pas de réponse", "TimeoutError": "pas de réponse",
+    "EHOSTUNREACH": "machine injoignable", "EDQUOT": "quota de disque atteint",
+    "ENETUNREACH": "réseau inaccessible", "EMFILE": "trop de fichiers ouverts",
+    "ENOENT": "ce fichier ou son dossier n'existe pas", "EISDIR": "c'est un dossier",
+    "EPIPE": "le programme qui lisait s'est arrêté", "ENOSPC": "disque plein",
+    "ETIMEDOUT": "pas de réponse", "TimeoutError": "pas de réponse", "EROFS": "disque en lecture seule",
 }  # fmt: skip
 
 
@@ -268,16 +256,14 @@ def host_and_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def new_option_parser(description: str, host_meaning: str) -> argparse.ArgumentParser:
+def new_option_parser(program: str, host_meaning: str) -> argparse.ArgumentParser:
     """Renvoie un analyseur qui connaît les options communes aux deux programmes."""
     parser = argparse.ArgumentParser(
-        description=description, add_help=False, allow_abbrev=False, exit_on_error=False
+        description=f"{program} du chat.", add_help=False, allow_abbrev=False, exit_on_error=False
     )
     parser.add_argument("--help", action="help", help="affiche cette aide et s'arrête")
-    parser.add_argument(
-        "--hote", metavar="ADRESSE", type=_host, default=DEFAULT_HOST,
-        help=f"{host_meaning} (%(default)s par défaut)",
-    )  # fmt: skip
+    meaning = f"{host_meaning} (%(default)s par défaut)"
+    parser.add_argument("--hote", metavar="ADRESSE", type=_host, default=DEFAULT_HOST, help=meaning)
     add_number(parser, "--port", DEFAULT_PORT, "port du serveur", high=65535)
     return parser
 
@@ -290,7 +276,8 @@ def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
         unknown = [error.argument_name]
     if unknown:
         word = quote(unknown[0])
-        raise Refused(f"Option « {word} » inconnue ou incomplète. Ajoutez --help pour voir la liste.")
+        advice = "Ajoutez --help pour voir la liste."
+        raise Refused(f"Option « {word} » inconnue ou incomplète. {advice}")
     return options
 
 
@@ -300,8 +287,7 @@ def add_number(parser, option: str, default: int, meaning: str, low=0, high=1_00
     def whole_number(text: str) -> int:
         if re.fullmatch("[0-9]{1,9}", text) and low <= int(text) <= high:
             return int(text)
-        expected = f"il faut un nombre entier de {low} à {high}"
-        raise Refused(f"{option} : {expected}, pas « {quote(text)} ».")
+        raise Refused(f"{option} : il faut un nombre entier de {low} à {high}, pas « {quote(text)} ».")
 
     meaning += " (%(default)s par défaut)"
     parser.add_argument(option, metavar="N", default=default, type=whole_number, help=meaning)
@@ -321,9 +307,8 @@ def _host(text: str) -> str:
 
 # --- Le système : le socket, les flux, la session -------------------------------
 
-# L'envoi est immédiat (sinon, jusqu'à 40 ms d'attente), et une machine disparue se voit en 120 s :
-# 60 s de silence (TCP_KEEPALIVE sous macOS) puis 4 sondes, une toutes les 15 s ; ou 120 000 ms sans
-# que l'autre bout prenne ce qu'on lui envoie.
+# L'envoi est immédiat (sinon, 40 ms d'attente). Une machine disparue se voit en 120 s : 60 s de
+# silence (TCP_KEEPALIVE : macOS) puis 4 sondes, ou 120 000 ms sans prendre ce qu'on lui envoie.
 SOCKET_OPTIONS = {
     "SO_KEEPALIVE": 1, "TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60,
     "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 120_000,
@@ -335,12 +320,12 @@ def set_up_socket(sock: socket.socket) -> None:
     options = dict(SOCKET_OPTIONS)
     with contextlib.suppress(OSError):  # la connexion est déjà coupée : recv le signalera
         ours, theirs = sock.getsockname()[0], sock.getpeername()[0]
-        # Sur une même machine, rien ne disparaît, et un programme lent peut ne rien prendre longtemps.
+        # Une même machine ne disparaît pas, et un programme lent y reste longtemps sans rien prendre.
         if theirs == ours or theirs.removeprefix("::ffff:").startswith("127."):
             del options["TCP_USER_TIMEOUT"]
     for name, value in options.items():
         level = socket.SOL_SOCKET if name.startswith("SO_") else socket.IPPROTO_TCP
-        with contextlib.suppress(OSError, AttributeError):  # tous les systèmes ne les ont pas toutes
+        with contextlib.suppress(OSError, AttributeError):  # un système ne les a pas toutes
             sock.setsockopt(level, getattr(socket, name), value)
 
 
@@ -348,8 +333,8 @@ def set_up_stream(stream: object) -> None:
     """Règle un flux de Python : « ? » y remplace un caractère impossible, et écrire y attend."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")
-        # Un autre programme a pu le laisser sans attente : une écriture y perdrait alors des lignes.
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows ne l'a pas toujours
+        # Un autre programme a pu le laisser sans attente : une écriture y perdrait des lignes.
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # absent de Windows avant 3.12
             os.set_blocking(stream.fileno(), True)
 
 

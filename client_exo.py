@@ -466,7 +466,7 @@ def catch_signals(connection: Connection, settings: contextlib.ExitStack) -> Non
 def main() -> int:
     """Renvoie le code de sortie : 0 si l'on est parti, 2 si une option est refusée, sinon 1."""
     set_up_streams()
-    parser = protocol.new_option_parser("Le client du chat.", "adresse du serveur")
+    parser = protocol.new_option_parser("Le client", "adresse du serveur")
     parser.add_argument("--nom", metavar="NOM", help="votre nom (demandé sinon)")
     try:
         options = protocol.parse_options(parser)

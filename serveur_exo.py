@@ -16,7 +16,6 @@ reçoivent donc les lignes dans le même ordre.
 import collections
 import contextlib
 import datetime
-import enum
 import math
 import os
 import select
@@ -32,7 +31,6 @@ from chat_protocol import ERROR, NOTICE, Refused
 
 # --- Un client, et ce qu'il envoie ---------------------------------------------
 
-NAME_SECONDS = 60  # s pour donner un nom, sinon des clients muets occuperaient toutes les places
 BURST_LINES = 100  # lignes d'avance sur le débit permis : un texte collé passe tout de suite
 RECV_BYTES = 64 * 1024  # octets par recv : plusieurs lignes à la fois, donc moins d'appels
 QUIET_RECV_BYTES = 2048  # octets pour un client calme : recv réserve cette place tant qu'il attend
@@ -40,12 +38,15 @@ DEPOSIT_LINES = 512  # lignes par dépôt : avec un long nom, « a\n » reçu fa
 DEPARTURE = None  # déposé à la place de lignes : ce client n'en enverra plus
 
 
-class State(enum.Enum):  # ce que l'on attend d'un client ; passé un délai, Hub.expire décide
-    NAMING = "qu'il donne un nom"  # NAME_SECONDS
-    MEMBER = "rien : il parle quand il veut"  # sans délai
-    LATE = "qu'il lise tout ce qui l'attend"  # CATCH_UP_SECONDS
-    LEAVING = "qu'il lise l'au revoir et ferme"  # FAREWELL_SECONDS
-    CUT = "rien : sa connexion est coupée, son lecteur finit"  # sans délai
+# L'état d'un client est ce que l'on attend de lui, tant de secondes au plus ; passé ce délai,
+# Hub.expire décide.
+STATE_SECONDS = {
+    "naming": 60,  # qu'il donne un nom, sinon des clients muets occuperaient toutes les places
+    "member": math.inf,  # rien : il parle quand il veut
+    "late": 1,  # qu'il lise tout ce qui l'attend, car tout le salon l'attend aussi
+    "leaving": 5,  # qu'il lise l'au revoir, puis ferme
+    "cut": math.inf,  # que son lecteur finisse : sa connexion est coupée
+}
 
 
 class Client:
@@ -62,12 +63,12 @@ class Client:
         self.refusals = 0  # noms refusés
         self.outbox: list[bytes] = []  # octets à envoyer, dans l'ordre ; b"" : la fin de nos envois
         self.is_read_out = False  # son lecteur a fini
-        self.wait_for(State.NAMING, NAME_SECONDS)
+        self.become("naming")
 
-    def wait_for(self, state: State, seconds: float = math.inf) -> None:
-        """Change d'état, pour `seconds` au plus."""
-        self.state, self.deadline = state, time.monotonic() + seconds
-        self.has_left = state in (State.LEAVING, State.CUT)  # ses lignes sont alors ignorées
+    def become(self, state: str) -> None:
+        """Change d'état, et donc de délai."""
+        self.state, self.deadline = state, time.monotonic() + STATE_SECONDS[state]
+        self.has_left = state in ("leaving", "cut")  # ses lignes sont alors ignorées
 
 
 class TokenBucket:
@@ -94,12 +95,12 @@ class TokenBucket:
 def read_client(client: Client, hub: "Hub", rate: int) -> None:
     """Thread lecteur : reçoit ce qu'un client envoie, toute sa vie, d'état en état.
 
-    NAMING   il vient d'être inscrit (start_reader) ; sa première ligne est son nom (Room.enter)
-    MEMBER   chaque ligne suivante est un message ou une commande (Room.receive)
-    LATE     il ne lit plus : tout le salon l'attend, une seconde au plus (Hub.send)
-    LEAVING  « exit », ou la fin de son flux : c'est annoncé, et il lit l'au revoir (Room.leave)
-    CUT      il n'a pas fait à temps ce qu'on attendait de lui (Hub.expire)
-    Fin      recv se termine ; ce thread dépose DEPARTURE, une tournée ferme le socket (Hub.serve)
+    naming   il vient d'être inscrit (start_reader) ; sa première ligne est son nom (Room.enter)
+    member   chaque ligne suivante est un message ou une commande (Room.receive)
+    late     il ne lit plus : tout le salon l'attend, une seconde au plus (Hub.send)
+    leaving  « exit », ou la fin de son flux : c'est annoncé, et il lit l'au revoir (Room.leave)
+    cut      il n'a pas fait à temps ce qu'on attendait de lui (Hub.expire)
+    fin      recv se termine ; ce thread dépose DEPARTURE, une tournée ferme le socket (Hub.serve)
     """
     buffer, bucket, size = protocol.LineBuffer(), TokenBucket(rate), QUIET_RECV_BYTES
     try:
@@ -129,8 +130,6 @@ def submit(lines: list, client: Client, hub: "Hub", bucket: TokenBucket) -> None
 # --- Le salon : les règles, sans socket ni thread -------------------------------
 
 MAX_REFUSALS = 5  # noms refusés avant de fermer la connexion
-FAREWELL_SECONDS = 5  # s pour lire ce qui reste et fermer, une fois le chat quitté
-LAST_SECONDS = 1  # s pour faire de même, quand le serveur s'arrête
 
 
 class Room:
@@ -178,14 +177,14 @@ class Room:
         shown = f"{name} ({client.host}) a rejoint le chat."
         self.broadcast([f"{NOTICE}{name} a rejoint le chat."], console_lines=[shown])
         client.name = name
-        client.wait_for(State.MEMBER)
+        client.become("member")
         self.members[key] = client
 
     def leave(self, client: Client) -> None:
         """Retire un client, et l'annonce s'il était membre. Sans effet la seconde fois."""
         if client.has_left:
             return
-        client.wait_for(State.LEAVING, FAREWELL_SECONDS)
+        client.become("leaving")
         client.outbox.append(b"")  # même si rien ne reste à envoyer, il faut signaler la fin
         if client.name and self.members.pop(protocol.name_key(client.name), None):
             shown = f"{client.name} a quitté le chat."
@@ -196,13 +195,13 @@ class Room:
         for client in clients:
             if not client.has_left:
                 self.tell(client, f"{NOTICE}Le serveur s'arrête.")
-                client.wait_for(State.LEAVING, LAST_SECONDS)
+                client.become("leaving")
 
     def refuse(self, client: Client, reason: str) -> None:
         """Dit à un client que sa ligne est refusée ; sans nom, il a un nombre limité d'essais."""
         if client.name is None:
             client.refusals += 1
-            client.wait_for(State.NAMING, NAME_SECONDS)
+            client.become("naming")
             if client.refusals == MAX_REFUSALS:
                 reason += f" C'était le dernier des {MAX_REFUSALS} essais."
                 self.leave(client)
@@ -264,8 +263,7 @@ ROUND_BYTES = 256 * 1024  # octets de lignes par tournée : chaque client lent g
 TICK_SECONDS = 0.005  # s avant de réessayer d'envoyer ce que le système n'a pas accepté
 IDLE_SECONDS = 1  # s entre deux tournées du veilleur, pour surveiller les délais
 LATE_BYTES = 1024 * 1024  # octets de retard à partir desquels on attend un client
-CATCH_UP_SECONDS = 1  # s qu'il a pour tout recevoir : les autres attendent au plus ce temps
-STOP_SECONDS = 2.5  # s pour s'arrêter : CATCH_UP_SECONDS, LAST_SECONDS et une marge
+STOP_SECONDS = 2  # s pour s'arrêter : une s'il y a un retard, une pour lire l'au revoir
 
 
 class Hub:
@@ -330,10 +328,11 @@ class Hub:
         if self.log and (lines or self.log.missing_lines):
             self.log.append(lines, self.errors)
         self.room.console_lines, self.room.queued_bytes = [], 0
-        self.has_late = any(client.state is State.LATE for client in clients)
-        had_mail, self.has_mail = self.has_mail, any(client.outbox for client in clients)
-        if self.has_mail and not had_mail:
+        remaining = [client for client in clients if client.outbox]
+        self.has_late = any(client.state == "late" for client in remaining)
+        if remaining and not self.has_mail:
             self.bell.set()  # ensuite, le veilleur fera une tournée toutes les TICK_SECONDS
+        self.has_mail = bool(remaining)
 
     def empty_inbox(self) -> None:
         """Traite les dépôts présents, dans la limite d'une tournée."""
@@ -368,35 +367,34 @@ class Hub:
         client.outbox = [data] if data else []  # ce qui n'est pas parti, en un seul morceau
         # Sous 1 Mio, rien ; au-dessus, tout le salon attend une seconde au plus ; ensuite, coupé.
         # Il doit tout lire : s'il suffisait d'un octet, il ferait attendre tout le monde sans fin.
-        match client.state:
-            case State.MEMBER if len(data) > LATE_BYTES:
-                client.wait_for(State.LATE, CATCH_UP_SECONDS)
-            case State.LATE if not data:
-                client.wait_for(State.MEMBER)
-            case State.LEAVING if not data:
-                # Notre côté d'abord, le socket quand il aura fermé le sien : avec des octets non lus,
-                # close coupe net, et l'au revoir peut se perdre (RFC 1122, 4.2.2.13).
-                with contextlib.suppress(OSError):
-                    client.sock.shutdown(socket.SHUT_WR)
+        if client.state == "member" and len(data) > LATE_BYTES:
+            client.become("late")
+        elif client.state == "late" and not data:
+            client.become("member")
+        elif client.state == "leaving" and not data:
+            # Notre côté d'abord, le socket quand il aura fermé le sien : avec des octets non lus,
+            # close coupe net, et l'au revoir peut se perdre (RFC 1122, 4.2.2.13).
+            with contextlib.suppress(OSError):
+                client.sock.shutdown(socket.SHUT_WR)
 
     def expire(self, client: Client) -> None:
         """Le délai d'un client est passé : il part ou, s'il partait, sa connexion est coupée."""
         match client.state:
-            case State.NAMING:
-                reason = f"Aucun nom reçu en {NAME_SECONDS} s : connexion fermée."
+            case "naming":
+                reason = f"Aucun nom reçu en {STATE_SECONDS['naming']} s : connexion fermée."
                 self.room.tell(client, f"{ERROR}{reason}")
                 self.room.leave(client)
-            case State.LATE:
+            case "late":
                 reason = f"ce client ne lit plus ses messages ({len(client.outbox[0])} octets)"
                 self.errors.put(f"{client.name} ({client.host}) : connexion coupée, {reason}.")
                 self.room.leave(client)
                 self.cut(client)
-            case State.LEAVING:
+            case "leaving":
                 self.cut(client)
 
     def cut(self, client: Client) -> None:
         """Coupe la connexion d'un client : le recv de son lecteur se termine aussitôt."""
-        client.wait_for(State.CUT)
+        client.become("cut")
         client.outbox.clear()
         with contextlib.suppress(OSError):
             client.sock.shutdown(socket.SHUT_RDWR)

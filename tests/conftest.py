@@ -98,7 +98,7 @@ class Peer:
 def server_command(patch: str = "") -> list[str]:
     """Renvoie ce qui lance le serveur, après que `patch` a changé son module `s`."""
     # Un arrêt attend accept et les clients encore là ; une centaine de tests arrêtent un serveur.
-    quick = "s.ACCEPT_SECONDS = 0.05; s.LAST_SECONDS = 0.2"
+    quick = "s.ACCEPT_SECONDS = 0.05"
     program = f"import sys, serveur_exo as s\n{quick}\n{patch}\nsys.exit(s.main())"
     return [sys.executable, "-W", "error", "-c", program]
 

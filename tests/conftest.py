@@ -96,10 +96,17 @@ class Peer:
 
 
 def server_command(patch: str = "") -> list[str]:
-    """Renvoie ce qui lance le serveur, après que `patch` a changé son module `s`."""
+    """Renvoie ce qui lance le serveur, après que `patch` a changé son module `s`.
+
+    `patch` dispose de send et recv, que le serveur appelle, et de tell, qui écrit sur stderr.
+    """
     # Un arrêt attend accept et les clients encore là ; une centaine de tests arrêtent un serveur.
     quick = "s.ACCEPT_SECONDS = 0.05"
-    program = f"import sys, serveur_exo as s\n{quick}\n{patch}\nsys.exit(s.main())"
+    tools = (
+        "send, recv = s.send_now, s.socket.socket.recv\n"
+        "def tell(text): s.os.write(2, f'{text}\\n'.encode())"
+    )
+    program = f"import sys, serveur_exo as s\n{quick}\n{tools}\n{patch}\nsys.exit(s.main())"
     return [sys.executable, "-W", "error", "-c", program]
 
 

@@ -5,8 +5,10 @@ une durée ; PATIENCE n'est là que pour qu'un test en échec finisse.
 """
 
 import contextlib
+import importlib.util
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -19,6 +21,11 @@ from pathlib import Path
 
 import pytest
 
+try:
+    import readline
+except ImportError:  # Windows
+    readline = None
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -27,6 +34,64 @@ PATIENCE = 60  # s
 # Lancé en arrière-plan (« pytest & »), un programme hérite d'un Ctrl+C ignoré, et ceux qu'il
 # lance aussi.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+IS_WINDOWS, is_wine = os.name == "nt", False
+if IS_WINDOWS:
+    import ctypes
+
+    is_wine = hasattr(ctypes.windll.ntdll, "wine_get_version")  # un Windows imité, pas en tout
+    os.environ["PYTHONIOENCODING"] = "utf-8"  # dans un tube, ce serait l'ancien encodage du système
+
+
+# --- Ce que tous les systèmes n'ont pas -------------------------------------------
+
+
+def can_bind(address: str) -> bool:
+    try:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        socket.create_server((address, 0), family=family).close()
+    except OSError:
+        return False
+    return True
+
+
+# Ce que des tests demandent, tel qu'un test passé le nomme : « demande un pty ».
+HAS = {
+    "un pty": importlib.util.find_spec("termios") is not None,
+    "GNU readline": "libedit" not in (getattr(readline, "__doc__", None) or "libedit"),
+    "bash": not IS_WINDOWS and shutil.which("bash") is not None,
+    "nc": shutil.which("nc") is not None,
+    "/proc": sys.platform == "linux",
+    "/dev/full": sys.platform == "linux",
+    "IPv6": can_bind("::1"),
+    "127.0.0.2": can_bind("127.0.0.2"),
+    "prlimit": sys.platform == "linux",
+    "des limites (resource)": importlib.util.find_spec("resource") is not None,
+    "des signaux d'un programme à l'autre": not IS_WINDOWS,
+    "des fichiers dont un autre programme hérite": not IS_WINDOWS,
+    "une coupure brutale": not is_wine,  # close y finit toujours le flux, malgré SO_LINGER
+    "de copier des fichiers": not is_wine,  # CopyFile2 lui manque
+    "un fichier non bloquant": not IS_WINDOWS,
+    "mkfifo": hasattr(os, "mkfifo"),
+    "MSG_DONTWAIT": hasattr(socket, "MSG_DONTWAIT"),
+    "TCP_USER_TIMEOUT": hasattr(socket, "TCP_USER_TIMEOUT"),
+}
+
+
+def needs(*names: str) -> None:
+    """Passe le test si ce système n'a pas tout cela : un test, une fixture ou un outil l'appelle."""
+    for name in names:
+        if not HAS[name]:
+            pytest.skip(f"demande {name}")
+
+
+def proc(process: subprocess.Popen) -> Path:
+    """Renvoie le dossier où Linux décrit ce processus (man 5 proc)."""
+    needs("/proc")
+    return Path(f"/proc/{process.pid}")
+
+
+# --- Attendre, parler au serveur ----------------------------------------------------
 
 
 def wait_until(is_true: Callable[[], bool], otherwise: str) -> None:
@@ -38,8 +103,8 @@ def wait_until(is_true: Callable[[], bool], otherwise: str) -> None:
 
 
 def wait_in_recv(process: subprocess.Popen) -> None:
-    """Attend qu'un thread, autre que le principal, soit dans le recv d'un socket (man 5 proc)."""
-    folder = Path(f"/proc/{process.pid}")
+    """Attend qu'un thread, autre que le principal, soit dans le recv d'un socket."""
+    folder = proc(process)
 
     def calls() -> list[list[str]]:  # par thread : « running », ou un numéro et ses arguments
         others = [task for task in (folder / "task").iterdir() if task.name != folder.name]
@@ -106,8 +171,25 @@ def server_command(patch: str = "") -> list[str]:
         "send, recv = s.send_now, s.socket.socket.recv\n"
         "def tell(text): s.os.write(2, f'{text}\\n'.encode())"
     )
-    program = f"import sys, serveur_exo as s\n{quick}\n{tools}\n{patch}\nsys.exit(s.main())"
+    ours = UNIX_LINES + OBEY if IS_WINDOWS else ""
+    program = f"import sys, serveur_exo as s\n{quick}\n{ours}\n{tools}\n{patch}\nsys.exit(s.main())"
     return [sys.executable, "-W", "error", "-c", program]
+
+
+# Sous Windows, Python écrit « \r\n » à la fin de chaque ligne : pas dans les programmes des tests.
+UNIX_LINES = """
+for stream in (sys.stdout, sys.stderr):
+    stream.reconfigure(newline="\\n")
+"""
+
+# Windows n'envoie pas de signal à un seul programme : le serveur des tests se donne lui-même
+# celui dont il lit le numéro dans son entrée.
+OBEY = """
+def obey():
+    while number := s.os.read(0, 1):
+        s.signal.raise_signal(number[0])
+s.threading.Thread(target=obey, daemon=True).start()
+"""
 
 
 class Server:
@@ -116,6 +198,8 @@ class Server:
     def __init__(self, *options: str, patch: str = "", **popen) -> None:
         self.console = tempfile.TemporaryFile()
         popen.setdefault("stdout", self.console)
+        if IS_WINDOWS:
+            popen.setdefault("stdin", subprocess.PIPE)
         self.process = subprocess.Popen(
             [*server_command(patch), "--port", "0", *options],
             stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, **popen,
@@ -143,8 +227,16 @@ class Server:
             peers.append(newcomer)
         return peers
 
+    def send_signal(self, number: int) -> None:
+        """Envoie un signal, comme Ctrl+C ou kill."""
+        if IS_WINDOWS:
+            self.process.stdin.write(bytes([number]))
+            self.process.stdin.flush()
+        else:
+            self.process.send_signal(number)
+
     def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
+        self.send_signal(number)
         try:
             return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -162,16 +254,17 @@ class Server:
             peer.close()
         if self.process.poll() is None:
             self.stop()
-        if self.process.stdout:
-            self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe:
+                pipe.close()
         with self.process.stderr as errors, contextlib.closing(self.console):
             return errors.read().decode()
 
 
 def peak_kilobytes(process: subprocess.Popen) -> int:
     """Renvoie le plus de mémoire (Kio) que ce processus a occupée depuis l'appel précédent."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # remet VmHWM à zéro (man 5 proc)
+    status = (proc(process) / "status").read_text()
+    (proc(process) / "clear_refs").write_text("5")  # remet VmHWM à zéro (man 5 proc)
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
 
@@ -187,6 +280,7 @@ class Inside:
         self.clients, self.peers = [], []
         for name in names:
             ours, theirs = map(stack.enter_context, socket.socketpair())
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
             self.peers.append(Peer(theirs))
             stack.callback(self.peers[-1].file.close)
             self.clients.append(serveur_exo.Client(ours, "127.0.0.1"))
@@ -207,6 +301,9 @@ def limit():
     def fail(*_) -> None:
         raise AssertionError("ce test ne finit pas")
 
+    if IS_WINDOWS:  # il n'a pas de signal qui vienne après un délai
+        yield
+        return
     before = signal.signal(signal.SIGALRM, fail)
     signal.alarm(5 * PATIENCE)
     yield
@@ -259,6 +356,7 @@ def start_server():
 @pytest.fixture
 def terminal():
     """Renvoie une fonction qui lance un client dans un terminal ; tous sont fermés à la fin."""
+    needs("un pty", "GNU readline")
     from terminal import Session  # il importe ce module-ci
 
     sessions = []

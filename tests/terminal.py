@@ -4,17 +4,20 @@ L'émulation ne connaît que les codes qui passent ici (ceux de client_exo et de
 TERM=xterm) ; un autre fait échouer le test.
 """
 
-import fcntl
 import os
-import pty
 import re
 import select
 import struct
 import subprocess
 import sys
-import termios
 import unicodedata
 from collections.abc import Callable
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows ; la fixture `terminal` y passe les tests
+    pass
 
 from conftest import PATIENCE, ROOT
 
@@ -123,7 +126,7 @@ class Session:
         self, *options: str, width=60, height=12, patch="", before="", program="", pass_fds=(),
         **environment: str,
     ):  # fmt: skip
-        self.master, self.terminal = pty.openpty()
+        self.master, self.terminal = os.openpty()
         self.width, self.height = width, height
         self.resize(width, height)
         ours = f"import sys\n{before}\nimport client_exo as c\n{patch}\nsys.exit(c.main())"

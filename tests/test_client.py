@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import client_exo
 import pytest
-from conftest import PATIENCE, ROOT, Peer, peak_kilobytes, wait_in_recv
+from conftest import (
+    IS_WINDOWS, PATIENCE, ROOT, UNIX_LINES, Peer, needs, peak_kilobytes, proc, wait_in_recv,
+)  # fmt: skip
 
 LOST = "Connexion au serveur perdue."
 PARTED = "Vous avez quitté le chat."
@@ -44,10 +45,15 @@ def fake_server():
     server.listener.close()
 
 
-def run_client(*options, text: str | bytes = "", command=("client_exo.py",), **more):
+COMMAND = ["client_exo.py"]
+if IS_WINDOWS:
+    COMMAND = ["-c", f"import sys, client_exo as c\n{UNIX_LINES}\nsys.exit(c.main())"]
+
+
+def run_client(*options, text: str | bytes = "", **more):
     data = text.encode() if isinstance(text, str) else text
     return subprocess.run(
-        [sys.executable, "-W", "error", *command, *options],
+        [sys.executable, "-W", "error", *COMMAND, *options],
         cwd=ROOT, input=data, capture_output=True, timeout=PATIENCE, **more,
     )  # fmt: skip
 
@@ -55,7 +61,7 @@ def run_client(*options, text: str | bytes = "", command=("client_exo.py",), **m
 def start_client(*options, **more) -> subprocess.Popen:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "client_exo.py", *options], cwd=ROOT, **pipes
+        [sys.executable, "-W", "error", *COMMAND, *options], cwd=ROOT, **pipes
     )
 
 
@@ -212,6 +218,7 @@ def test_un_tube_de_sortie_ferme_finit_sans_bruit_et_sans_rien_perdre_de_l_entre
 
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["avec_tampon", "sans_tampon"])
 def test_un_disque_plein_est_signale_une_fois_et_l_entree_part_quand_meme(start_server, unbuffered):
+    needs("/dev/full")
     server = start_server()
     bob = server.connect("Bob")
     env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
@@ -226,6 +233,7 @@ def test_un_disque_plein_est_signale_une_fois_et_l_entree_part_quand_meme(start_
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_un_tube_interrompu_renvoie_1_et_le_dit(fake_server, number):
+    needs("des signaux d'un programme à l'autre")
     robot = start_client("--port", fake_server.port, "--nom", "Alice")
     peer = fake_server.admit()
     assert robot.stdout.readline() == b"* Bienvenue, Alice !\n"
@@ -239,6 +247,7 @@ def test_un_tube_interrompu_renvoie_1_et_le_dit(fake_server, number):
 
 
 def test_un_tube_interrompu_avant_d_avoir_donne_un_nom_renvoie_0():
+    needs("des signaux d'un programme à l'autre")
     robot = start_client("--port", "1")
     assert robot.stdout.read(len("Entrez votre nom : ")) == b"Entrez votre nom : "
     for _ in range(10 * PATIENCE):  # un signal reçu juste avant la lecture ne se voit qu'au suivant
@@ -251,6 +260,7 @@ def test_un_tube_interrompu_avant_d_avoir_donne_un_nom_renvoie_0():
 
 
 def test_un_tube_interrompu_pendant_l_au_revoir_finit_et_le_dit(fake_server):
+    needs("des signaux d'un programme à l'autre")
     robot = start_client("--port", fake_server.port, "--nom", "Alice", stdin=subprocess.DEVNULL)
     peer = fake_server.admit()
     assert [peer.line(), peer.line()] == ["", "exit"]
@@ -261,6 +271,7 @@ def test_un_tube_interrompu_pendant_l_au_revoir_finit_et_le_dit(fake_server):
 
 def test_ctrl_c_finit_meme_si_plus_rien_ne_peut_partir(fake_server):
     """Le serveur ne lit plus : l'envoi attend, et Ctrl+C doit pourtant être vu."""
+    needs("des signaux d'un programme à l'autre")
     robot = start_client("--port", fake_server.port, "--nom", "Alice")
     peer = fake_server.admit()
 
@@ -283,6 +294,7 @@ def test_ctrl_c_finit_meme_si_plus_rien_ne_peut_partir(fake_server):
 
 
 def test_un_disque_plein_pour_les_deux_sorties_ne_perd_rien_de_l_entree(start_server):
+    needs("/dev/full")
     server = start_server()
     bob = server.connect("Bob")
     with open("/dev/full", "wb") as full:
@@ -302,6 +314,7 @@ def test_un_disque_plein_pour_les_deux_sorties_ne_perd_rien_de_l_entree(start_se
 
 @pytest.mark.parametrize("closed", [0, 1, 2], ids=["entrée", "sortie", "erreurs"])
 def test_un_flux_ferme_au_depart_ne_fait_pas_de_traceback(start_server, closed):
+    needs("des fichiers dont un autre programme hérite")
     server = start_server()
     result = subprocess.run(
         [sys.executable, "client_exo.py", "--port", str(server.port), "--nom", "R"],
@@ -369,6 +382,7 @@ def test_un_serveur_qui_ferme_avant_l_accueil_est_une_perte(fake_server):
 
 def test_une_reponse_venue_avant_le_nom_n_est_pas_perdue(fake_server):
     """Un serveur complet répond et ferme dès la connexion ; ici, le client tarde à donner son nom."""
+    needs("/proc")
     program = (
         "import sys, client_exo as c\n"
         "join = c.join\n"
@@ -853,7 +867,7 @@ def test_libedit_recoit_sa_propre_syntaxe(monkeypatch):
 def test_deux_threads_suffisent(start_server, terminal):
     alice = terminal("--port", str(start_server().port), "--nom", "Alice")
     alice.wait_for(PROMPT)
-    assert len(list(Path(f"/proc/{alice.process.pid}/task").iterdir())) == 2
+    assert len(list((proc(alice.process) / "task").iterdir())) == 2
 
 
 # --- Ce que l'on tape se relit en entier ---------------------------------------------
@@ -935,7 +949,7 @@ def test_apres_ctrl_z_et_fg_l_invite_et_le_texte_reviennent(conversation):
         alice.read += b"\r\nfg\r\n"  # ce que le shell écrirait
         for _ in range(PATIENCE):  # un signal reçu juste avant l'attente ne se voit qu'au suivant
             alice.process.send_signal(signal.SIGSTOP)
-            while Path(f"/proc/{alice.process.pid}/stat").read_text().split()[2] != "T":
+            while (proc(alice.process) / "stat").read_text().split()[2] != "T":
                 pass
             alice.process.send_signal(signal.SIGCONT)
             if select.select([alice.master], [], [], 1)[0]:
@@ -1018,6 +1032,7 @@ class Window:
     """Un client dont les flux sont ceux d'une fenêtre : ni fileno, ni signaux, ni readline."""
 
     def __init__(self, *options: str, times=1, in_idle=False, **environment: str) -> None:
+        needs("des fichiers dont un autre programme hérite")
         commands, self.keyboard = os.pipe()
         self.screen, output = os.pipe()
         program = WINDOW.format(
@@ -1213,6 +1228,7 @@ def test_un_pare_feu_qui_ne_repond_pas_est_nomme(monkeypatch):
 
 @pytest.mark.parametrize("in_pipe", [False, True], ids=["personne", "tube"])
 def test_une_machine_disparue_est_cherchee_par_des_sondes(fake_server, in_pipe):
+    needs("TCP_USER_TIMEOUT")
     sock = client_exo.connect("127.0.0.1", int(fake_server.port), in_pipe)
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     idle, interval, probes = (
@@ -1247,7 +1263,7 @@ def cable():
             ip("-n", network, "link", "set", "cable", "up")
         yield enter(ours), enter(theirs), lambda: ip("-n", ours, "link", "set", "cable", "down")
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("cette machine ne permet pas de créer un réseau (ip netns)")
+        pytest.skip("demande de créer un réseau (ip netns)")
     finally:
         for network in (ours, theirs):
             with contextlib.suppress(OSError):

@@ -1,13 +1,12 @@
 """La loupe : chaque scène montre ses étapes, dans l'ordre, sur 80 colonnes."""
 
 import os
-import pty
 import re
 import subprocess
 import sys
 
 import pytest
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, ROOT, needs
 
 # Par scène, les rangées qui viennent dans cet ordre, entre d'autres (expressions régulières). Une
 # étape que plusieurs threads peuvent faire est donnée sans son thread.
@@ -61,11 +60,13 @@ STEPS = {
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("scene", STEPS)
 def test_une_scene_montre_ses_etapes(scene):
+    if scene == "lent":  # ce que l'on y voit du système est ce qu'en montre MSG_DONTWAIT
+        needs("MSG_DONTWAIT")
     done = run("tests/lecon/loupe.py", scene)
     assert (done.returncode, done.stderr) == (0, "")
     header, _, steps = done.stdout.partition("ce qui se passe\n")
@@ -105,7 +106,8 @@ def test_une_etape_qui_n_a_pas_lieu_se_dit():
 @pytest.mark.parametrize("no_color", [{}, {"NO_COLOR": "1"}], ids=["en couleur", "sans couleur"])
 def test_la_loupe_n_a_de_couleurs_que_sur_un_terminal_qui_en_veut(no_color):
     env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | no_color
-    master, slave = pty.openpty()
+    needs("un pty")
+    master, slave = os.openpty()
     command = [sys.executable, "tests/lecon/loupe.py"]
     with subprocess.Popen(command, cwd=ROOT, stdout=slave, env=env):
         os.close(slave)

@@ -9,21 +9,17 @@ import ast
 import contextlib
 import errno
 import os
-import pty
 import re
-import resource
 import signal
 import socket
 import subprocess
 import sys
-import termios
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import serveur_exo
-from conftest import PATIENCE, ROOT, Peer, Server, peak_kilobytes, wait_until
+from conftest import HAS, PATIENCE, ROOT, Peer, Server, needs, peak_kilobytes, proc, wait_until
 
 FULL = "! Le serveur est complet, réessayez plus tard."
 
@@ -270,6 +266,7 @@ s.threading.Thread.start = start_some
 
 
 def test_quand_les_fichiers_manquent_un_client_de_trop_est_refuse(start_server):
+    needs("des limites (resource)")
     limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))"
     server = start_server(patch=limit)
     peers = [server.connect() for _ in range(50)]
@@ -283,8 +280,8 @@ def test_quand_les_fichiers_manquent_un_client_de_trop_est_refuse(start_server):
 
 
 def test_la_limite_de_fichiers_est_relevee_sans_un_mot(start_server):
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (30, {hard}))"
+    needs("des limites (resource)")
+    limit = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (30, r.getrlimit(r.RLIMIT_NOFILE)[1]))"
     server = start_server(patch=limit)
     peers = [server.connect() for _ in range(100)]
     for number, peer in enumerate(peers):
@@ -317,6 +314,8 @@ s.ACCEPT_SECONDS, s.socket.socket.accept, s.time.sleep = 0.123, fail, pause
 
 
 def test_mille_clients_entrent_et_s_entendent(start_server):
+    if serveur_exo.raise_file_limit(1000) < 1000:  # ceux du test, ici
+        pytest.skip("demande mille fichiers ouverts")
     server = start_server()
     peers = [server.connect() for _ in range(1000)]
     for number, peer in enumerate(peers):
@@ -327,8 +326,8 @@ def test_mille_clients_entrent_et_s_entendent(start_server):
     for peer in peers[1:]:
         while (line := peer.line()) != "u0 : Bonjour":
             assert line.endswith(" a rejoint le chat.")
-    threads = len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
-    assert threads <= 1 + 1000 + 3
+    if HAS["/proc"]:
+        assert len(list((proc(server.process) / "task").iterdir())) <= 1 + 1000 + 3
     assert server.stop() == 0
 
 
@@ -496,6 +495,7 @@ def test_l_au_revoir_est_suivi_de_la_fermeture_sans_que_le_client_ferme(start_se
 
 
 def test_un_client_coupe_au_milieu_d_une_ligne_part_comme_un_autre(start_server):
+    needs("une coupure brutale")
     alice, bob = start_server().room("Alice", "Bob")
     bob.send("une moitié de li")
     bob.reset()
@@ -525,8 +525,7 @@ def test_cinq_cents_passages_ne_laissent_rien(start_server):
     alice = server.connect("Alice")
 
     def kept() -> tuple[int, int]:
-        process = Path(f"/proc/{server.process.pid}")
-        return len(list((process / "fd").iterdir())), len(list((process / "task").iterdir()))
+        return tuple(len(list((proc(server.process) / what).iterdir())) for what in ("fd", "task"))
 
     before = kept()
     for number in range(500):
@@ -554,6 +553,7 @@ s.send_now = show_options
 
 def options_of(server: Server) -> dict[str, int]:
     """Renvoie les options du socket que le serveur a pour un nouveau client."""
+    needs("TCP_USER_TIMEOUT")
     server.connect("Alice")
     return ast.literal_eval(server.error())
 
@@ -747,13 +747,13 @@ def test_un_autre_protocole_ne_gene_personne(start_server, noise):
 def test_stderr_ecrit_avant_la_console():
     process = subprocess.Popen(
         [sys.executable, "serveur_exo.py", "--port", "0"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
     )  # fmt: skip
     with process.stdout as both:
-        assert both.readline().decode().startswith("Écoute sur ")
-        assert both.readline().decode() == "Serveur en attente de connexions...\n"
+        assert both.readline().startswith("Écoute sur ")
+        assert both.readline() == "Serveur en attente de connexions...\n"
         process.terminate()
-        assert process.wait(PATIENCE) == 0
+        process.wait(PATIENCE)
 
 
 def test_une_console_que_personne_ne_lit_garde_huit_mio_puis_dit_ce_qui_manque_a_sa_place(
@@ -810,7 +810,10 @@ def test_un_tube_plein_n_empeche_pas_de_finir_en_cinq_secondes(start_server):
 
 
 def test_un_terminal_arrete_par_ctrl_s_n_empeche_pas_de_finir_en_cinq_secondes(start_server):
-    master, slave = pty.openpty()
+    needs("un pty")
+    import termios
+
+    master, slave = os.openpty()
     server = start_server(stdout=slave)
     alice, bob = server.room("Alice", "Bob")
     termios.tcflow(slave, termios.TCOOFF)
@@ -825,6 +828,7 @@ def test_un_terminal_arrete_par_ctrl_s_n_empeche_pas_de_finir_en_cinq_secondes(s
 
 
 def test_une_console_qu_un_autre_programme_a_rendue_non_bloquante_est_lente_pas_perdue(start_server):
+    needs("un fichier non bloquant")
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     patch = f"s.OUTPUT_SECONDS = {PATIENCE}"
@@ -834,7 +838,7 @@ def test_une_console_qu_un_autre_programme_a_rendue_non_bloquante_est_lente_pas_
     bob.send(f"{'x' * 100}\n" * 2000)
     for _ in range(2000):
         assert alice.line()
-    server.process.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
     with open(reading, encoding="utf-8") as console:
         assert console.read().splitlines()[3:] == [f"Bob : {'x' * 100}"] * 2000
     assert server.process.wait(PATIENCE) == 0
@@ -856,6 +860,7 @@ def test_une_console_fermee_est_signalee_une_fois_et_le_serveur_finit_bien(start
 
 @pytest.mark.parametrize("closed", [1, 2])
 def test_une_sortie_fermee_des_le_depart_ne_gene_pas(closed):
+    needs("des fichiers dont un autre programme hérite")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
@@ -917,6 +922,7 @@ os.write(7, b"main renvoie %d" % code)
 @contextlib.contextmanager
 def bare_server(option: str):
     """Lance le serveur sous des flux qui n'ont que write, flush et isatty ; donne leur sortie."""
+    needs("des fichiers dont un autre programme hérite")
     reading, writing = os.pipe()
     program = BARE_STREAMS.format(root=str(ROOT), option=option)
     process = subprocess.Popen(
@@ -949,6 +955,7 @@ def test_dans_une_fenetre_une_mauvaise_option_se_voit_aussi():
 
 def test_dans_une_session_qui_continue_on_peut_lancer_et_arreter_deux_fois():
     """%run d'IPython, python3 -i : le second lancement s'arrête aussi, et Ctrl+C marche ensuite."""
+    needs("des signaux d'un programme à l'autre")
     program = (
         "import os, signal, sys\n"
         "import serveur_exo\n"
@@ -1034,6 +1041,9 @@ def test_apres_un_kill_le_journal_a_ses_lignes_sans_trou_et_se_continue(start_se
 
 
 def test_un_journal_qui_ne_s_ecrit_plus_reprend_et_compte_ce_qui_manque(start_server, tmp_path):
+    needs("prlimit")
+    import resource
+
     log = tmp_path / "journal.txt"
     server = start_server("--journal", str(log))
     alice, bob = server.room("Alice", "Bob")
@@ -1083,6 +1093,7 @@ s.Log.append, s.STOP_SECONDS, s.OUTPUT_SECONDS = slow, 0.1, 60
 
 
 def test_un_disque_plein_des_le_depart_est_signale_une_fois(start_server):
+    needs("/dev/full")
     server = start_server("--journal", "/dev/full")
     alice, bob = server.room("Alice", "Bob")
     assert server.error().startswith("Impossible d'écrire dans le journal (disque plein)")
@@ -1102,8 +1113,8 @@ def test_l_arret_est_annonce_a_tous_sans_annoncer_de_departs(start_server, numbe
     mute = server.connect()
     mute.send("*\n")
     assert mute.line().startswith("! ")  # il est donc accepté
-    server.process.send_signal(number)
-    server.process.send_signal(number)  # un second Ctrl+C ne gêne pas
+    server.send_signal(number)
+    server.send_signal(number)  # un second Ctrl+C ne gêne pas
     for peer in (alice, bob, mute):
         assert [peer.line(), peer.line()] == ["* Le serveur s'arrête.", ""]
     assert server.process.wait(PATIENCE) == 0
@@ -1113,9 +1124,10 @@ def test_l_arret_est_annonce_a_tous_sans_annoncer_de_departs(start_server, numbe
 
 def test_un_second_ctrl_c_au_dernier_instant_ne_gene_pas(start_server):
     server = start_server()
-    server.process.send_signal(signal.SIGINT)
+    server.send_signal(signal.SIGINT)
     assert server.error() == "Serveur arrêté."
-    server.process.send_signal(signal.SIGINT)
+    with contextlib.suppress(OSError):  # sous Windows, il a peut-être déjà fermé son entrée
+        server.send_signal(signal.SIGINT)
     assert server.process.wait(PATIENCE) == 0
 
 
@@ -1150,7 +1162,7 @@ def test_l_arret_est_annonce_meme_si_un_client_est_en_retard(start_server):
     patch = "s.CATCH_UP_SECONDS = 1"
     server, (_, _, chloe) = late_room(start_server, patch)
     assert server.error() == "en retard"
-    server.process.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
     chloe.lines_until("* Le serveur s'arrête.")
     assert server.process.wait(PATIENCE) == 0
 
@@ -1175,7 +1187,7 @@ s.protocol.decode_line, s.ROUND_BYTES, s.DEPOSIT_LINES = slow, 0, 32
     threads = [threading.Thread(target=pour, args=[peer]) for peer in others]
     for thread in threads:
         thread.start()
-    server.process.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
     assert alice.line() == "* Le serveur s'arrête."
     assert server.process.wait(PATIENCE) == 0
     for peer, thread in zip(others, threads):
@@ -1193,7 +1205,7 @@ def test_qui_a_dit_exit_recoit_l_au_revoir_et_rien_ensuite(start_server):
     assert alice.line() == "* Connectés (2) : Alice, Bob"
     bob.send("exit\n")
     assert alice.line() == "* Bob a quitté le chat."
-    server.process.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
     assert [alice.line(), alice.line()] == ["* Le serveur s'arrête.", ""]
     bob.lines_until("* Au revoir, Bob.")
     assert bob.line() == ""
@@ -1240,7 +1252,7 @@ def test_un_serveur_au_repos_ne_se_reveille_presque_pas(start_server):
     server.room("Alice", "Bob")
 
     def wake_ups() -> int:
-        tasks = Path(f"/proc/{server.process.pid}/task").glob("*/status")
+        tasks = proc(server.process).glob("task/*/status")
         found = [re.search(r"\nvoluntary_ctxt_switches:\s+(\d+)", path.read_text()) for path in tasks]
         return sum(int(match[1]) for match in found)
 
@@ -1310,6 +1322,7 @@ def test_ce_qui_ne_peut_pas_marcher_renvoie_1_et_dit_quoi_faire(options, advice,
 
 
 def test_un_tube_donne_comme_journal_est_refuse(capfd, monkeypatch, tmp_path):
+    needs("mkfifo")
     os.mkfifo(tmp_path / "tube")
     assert run_main(monkeypatch, "--port", "0", "--journal", str(tmp_path / "tube")) == 1
     assert "tube" in capfd.readouterr().err
@@ -1329,23 +1342,15 @@ def test_un_port_reserve_renvoie_1_et_dit_quoi_faire(capfd, monkeypatch):
     assert "un autre --port, à partir de 1024." in capfd.readouterr().err
 
 
-@pytest.fixture
-def ipv6() -> None:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        pytest.skip("demande IPv6")
-
-
-@pytest.mark.usefixtures("ipv6")
 def test_ipv6_marche(start_server):
+    needs("IPv6")
     server = start_server("--hote", "[::1]")
     assert server.listening == f"Écoute sur [::1]:{server.port} (Ctrl+C pour arrêter)."
     Peer(socket.create_connection(("::1", server.port))).join("Alice").close()
 
 
-@pytest.mark.usefixtures("ipv6")
 def test_ouvert_a_tous_en_ipv6_ipv4_entre_aussi(start_server):
+    needs("IPv6")
     server = start_server("--hote", "::")
     server.connect("Alice")
     assert server.stop() == 0
@@ -1364,7 +1369,7 @@ def test_un_nom_qui_a_deux_adresses_veut_dire_celle_d_ipv4(monkeypatch):
 
 
 def test_une_adresse_locale_ipv6_garde_son_interface(monkeypatch):
-    asked = []
+    asked, (number, interface) = [], socket.if_nameindex()[0]
 
     def remember(address, **_):
         asked.append(address)
@@ -1372,8 +1377,8 @@ def test_une_adresse_locale_ipv6_garde_son_interface(monkeypatch):
 
     monkeypatch.setattr(serveur_exo.socket, "create_server", remember)
     with pytest.raises(serveur_exo.Refused):
-        serveur_exo.open_listener("fe80::1%lo", 12345)
-    assert asked == [("fe80::1", 12345, 0, socket.if_nametoindex("lo"))]
+        serveur_exo.open_listener(f"fe80::1%{interface}", 12345)
+    assert asked == [("fe80::1", 12345, 0, number)]
 
 
 class NetworkOf:
@@ -1458,6 +1463,7 @@ s.CLOSE_WAKES_RECV, s.NAME_SECONDS, s.FAREWELL_SECONDS, s.IDLE_SECONDS = True, 0
 
 
 def test_ctrl_pause_arrete_comme_ctrl_c(start_server):
+    needs("des signaux d'un programme à l'autre")
     server = start_server(patch="s.signal.SIGBREAK = s.signal.SIGUSR1")
     alice = server.connect("Alice")
     assert server.stop(signal.SIGUSR1) == 0

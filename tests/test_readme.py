@@ -13,7 +13,7 @@ import chat_protocol
 import client_exo
 import pytest
 import serveur_exo
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, ROOT, needs
 from lecon.sans_gardes import GUARDS
 
 HERE = Path(__file__).parent
@@ -48,9 +48,9 @@ COMMANDS = {
     "ss -tan": "un outil que toutes les machines n'ont pas",
     "tcpdump -A -i lo port 12345": "un outil que toutes les machines n'ont pas",
     "python3 tests/lecon/serveur_naif.py 12345": "test_le_serveur_naif_se_lance_comme_le_notre",
-    "python3 -m venv .venv && . .venv/bin/activate": "le système ne le permet pas toujours",
-    "python3 -m pip install --quiet -r requirements-dev.txt": ".ci/run",
-    "python3 -m pytest -W error": ".ci/run",
+    "python3 -m venv .venv"
+    " && .venv/bin/python -m pip install -q -r requirements-dev.txt"
+    " && .venv/bin/python -m pytest -W error": ".ci/run",
 }
 
 SESSION = transcripts(section("Trois terminaux"))
@@ -93,11 +93,20 @@ def test_chaque_protection_est_encore_dans_le_code():
 
 def test_chaque_option_du_serveur_est_dans_le_readme():
     shown = subprocess.run(
-        [sys.executable, "serveur_exo.py", "--help"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "serveur_exo.py", "--help"], cwd=ROOT, capture_output=True, encoding="utf-8"
     ).stdout
     options = set(re.findall(r"^  (--[\w-]+)", shown, re.M)) - {"--help"}
     told = set(re.findall(r"`(--[\w-]+)", section("Options du serveur")))
     assert told == options
+
+
+def test_les_tests_se_lancent_partout_comme_le_readme_le_dit():
+    """Sur les machines de GitHub, « py » ne serait pas le Python que l'on y demande."""
+    workflow = (ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8")
+    commands = re.findall("^    (.*)|`(py .*)`", section("Tests"), re.M)
+    assert len(commands) == 2
+    for unix, windows in commands:
+        assert f"run: {unix or windows.replace('py ', 'python ', 1)}\n" in workflow
 
 
 def test_aucune_commande_du_readme_n_echappe():
@@ -121,8 +130,9 @@ SHELL = {
 
 def run(command: str) -> subprocess.CompletedProcess:
     """Fait jouer une ligne par bash ; ce qu'elle affiche est dans stdout."""
+    needs("bash")
     return subprocess.run(
-        ["bash", "-c", command], timeout=PATIENCE, text=True,
+        ["bash", "-c", command], timeout=PATIENCE, encoding="utf-8",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **SHELL,
     )  # fmt: skip
 
@@ -130,8 +140,8 @@ def run(command: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("transcript", OTHERS, ids=lambda text: text.split("\n")[0][2:])
 def test_chaque_commande_donne_ce_que_le_readme_montre(start_server, transcript):
     command, shown = re.fullmatch(r"\$ (.*?)\n(.*)", transcript, re.DOTALL).groups()
-    if "nc " in command and not shutil.which("nc"):
-        pytest.skip("nc n'est pas installé")
+    if "nc " in command:
+        needs("nc")
     port = str(start_server().port)
     command = command.replace("12345", port)
     if "client_exo" in command and "--port" not in command:
@@ -192,6 +202,29 @@ def test_sans_sa_protection_un_test_echoue():
     assert (done.returncode, done.stdout) == (0, "échoue  deux_clients_n_ont_pas_le_meme_nom\n")
 
 
+def without_guards(*command: str, cwd: Path = ROOT) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, *command], cwd=cwd, capture_output=True, encoding="utf-8", timeout=PATIENCE
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_sans_pytest_aucune_protection_ne_parait_inutile():
+    code, shown, reason = without_guards("-S", "tests/lecon/sans_gardes.py")  # -S : rien d'installé
+    assert (code, shown) == (2, "") and reason.startswith("Il faut pytest")
+
+
+def test_des_tests_que_pytest_ne_peut_pas_lire_arretent_tout(tmp_path):
+    needs("de copier des fichiers")
+    shutil.copytree(ROOT / "tests", tmp_path / "tests")
+    for program in ROOT.glob("*.py"):
+        shutil.copy(program, tmp_path)
+    with open(tmp_path / "tests/test_pieges.py", "a", encoding="utf-8") as tests:
+        tests.write("\nimport un_module_absent\n")
+    code, shown, reason = without_guards("tests/lecon/sans_gardes.py", "deux_clients", cwd=tmp_path)
+    assert (code, shown) == (2, "") and "No module named 'un_module_absent'" in reason
+
+
 # --- Ouvrir à une salle, et les expériences --------------------------------------
 
 
@@ -212,6 +245,7 @@ def test_un_client_tue_quitte_le_chat(start_server, terminal):
 
 
 def test_un_client_bavard_n_empeche_pas_les_autres_et_s_arrete_a_ctrl_c(start_server, tmp_path):
+    needs("bash")
     server = start_server()
     alice, bob = server.connect("Alice"), server.connect("Bob")
     received = tmp_path / "recu.txt"
@@ -253,6 +287,6 @@ def test_une_console_figee_montre_tout_une_fois_degelee(terminal):
 
 def test_le_serveur_naif_se_lance_comme_le_notre():
     command = [sys.executable, "tests/lecon/serveur_naif.py", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as naive:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8") as naive:
         assert naive.stdout.readline().startswith("Écoute sur le port ")
         naive.kill()

@@ -72,6 +72,8 @@ HAS = {
     "une coupure brutale": not is_wine,  # close y finit toujours le flux, malgré SO_LINGER
     "de copier des fichiers": not is_wine,  # CopyFile2 lui manque
     "un fichier non bloquant": not IS_WINDOWS,
+    "un tube qui garde le début d'une longue écriture": not IS_WINDOWS,
+    "LC_ALL": not IS_WINDOWS,
     "mkfifo": hasattr(os, "mkfifo"),
     "MSG_DONTWAIT": hasattr(socket, "MSG_DONTWAIT"),
     "TCP_USER_TIMEOUT": hasattr(socket, "TCP_USER_TIMEOUT"),

@@ -58,7 +58,7 @@ def can_bind(address: str) -> bool:
 # Ce que des tests demandent, tel qu'un test passé le nomme : « demande un pty ».
 HAS = {
     "un pty": importlib.util.find_spec("termios") is not None,
-    "GNU readline": "libedit" not in (getattr(readline, "__doc__", None) or "libedit"),
+    "GNU readline": readline is not None and "libedit" not in readline.__doc__,
     "bash": not IS_WINDOWS and shutil.which("bash") is not None,
     "nc": shutil.which("nc") is not None,
     "/proc": sys.platform == "linux",

@@ -629,3 +629,4 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(start_server, terminal):
         newcomer = server.connect()
         newcomer.send("Alice\n")
         answer = newcomer.line()
+        newcomer.close()

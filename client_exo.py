@@ -8,6 +8,7 @@ Il faut deux threads : `input` et `recv` bloquent, et on ne sait pas lequel rece
 
 import contextlib
 import errno
+import itertools
 import math
 import os
 import re
@@ -19,6 +20,7 @@ import sys
 import threading
 import time
 import unicodedata
+from collections.abc import Sequence
 
 import chat_protocol as protocol
 from chat_protocol import Refused
@@ -32,17 +34,13 @@ except ImportError:  # Windows
 
 MAX_SERVER_LINE_BYTES = 256 * 1024  # octets : une liste de mille noms y tient
 RECV_BYTES = 64 * 1024  # octets par recv
-CONNECT_SECONDS = 10  # s pour se connecter : derrière un pare-feu, la réponse peut ne jamais venir
+CONNECT_SECONDS = 10  # s en tout pour se connecter : derrière un pare-feu, personne ne répond
 GOODBYE_SECONDS = 2  # s d'attente de l'au revoir du serveur
-POLL_SECONDS = 0.02  # s entre deux lectures des champs que le receveur modifie
+POLL_SECONDS = 0.02  # s entre deux vérifications de `poll_until`
 WAIT_SECONDS = 0.2  # s par attente : sous Windows, Ctrl+C n'est vu qu'entre deux attentes
+TICK_SECONDS = 0.5  # s entre deux signaux de l'horloge, qui font regarder ce qui a été noté
 REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
-RECENT_SECONDS = 0.3  # s pendant lesquelles une ligne reçue a pu suivre la touche Entrée
-CATCH_UP_SECONDS = 0.1  # s laissées au receveur, après Entrée, dans une fenêtre
-
-# Une machine disparue se voit en 120 s de silence : 60 s, puis 4 sondes toutes les 15 s.
-TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-UNTAKEN_MILLISECONDS = 30_000  # ms sans accusé de réception d'une ligne envoyée
+RECENT_SECONDS = 0.3  # s : une ligne plus récente est peut-être venue après Entrée
 
 NAME_PROMPT = "Entrez votre nom : "
 PROMPT = "Votre message : "
@@ -56,8 +54,8 @@ ENDINGS = {  # comment la conversation a fini : (ce que le client dit, son code 
 }
 
 
-class Resumed(Exception):
-    """Le programme reprend après Ctrl+Z : levée au milieu d'input() ; str() est le texte tapé."""
+class Woken(KeyboardInterrupt):
+    """Un signal a fait sortir d'input() ; ce que la connexion a noté dit pourquoi."""
 
 
 # --- L'écran -------------------------------------------------------------------
@@ -68,61 +66,50 @@ def write(text: str, stream) -> None:
 
 
 class Screen:
-    """L'affichage : dans une fenêtre, dans un tube ou sur un terminal."""
+    """L'affichage le plus simple : print et input. C'est celui d'un tube."""
 
-    # Dans l'ordre : fait de la place en dessous, note le curseur, insère une rangée, y revient.
-    INSERT = "\x1bD\x1b[A" "\x1b7" "\r\x1b[L{}" "\x1b8\x1b[B"
+    gets_signals = True  # Ctrl+C et les autres signaux arrivent au programme
+    edits_lines = False  # readline édite la ligne que l'on tape
+    catch_up_seconds = 0.0  # s laissées au receveur avant chaque invite
 
-    def __init__(self, has_name: bool) -> None:
-        self.in_window = protocol.is_window(sys.stdin) or protocol.is_window(sys.stdout)
-        at_keyboard = not self.in_window and sys.stdin.isatty()
-        self.in_pipe = not self.in_window and not at_keyboard
-        self.has_prompts = not (self.in_pipe and has_name)
-        # Quand la sortie va ailleurs (| tee), l'invite reste sur le terminal.
-        self.prompt_stream = sys.stderr if at_keyboard and not sys.stdout.isatty() else sys.stdout
-        on_terminal = at_keyboard and self.prompt_stream is sys.stdout
-        self.edits_lines = on_terminal and readline is not None
-        self.inserts_rows = (  # une ligne reçue s'insère au-dessus de ce que l'on tape
-            on_terminal and os.name != "nt" and os.environ.get("TERM", "dumb") != "dumb"
-            # Sans tampon (python3 -u), readline écrit par octets : une rangée couperait un code.
-            and not sys.stdout.write_through
-        )  # fmt: skip
-        # Il faut tenir ce verrou pour afficher une ligne et pour modifier les champs suivants.
+    def __init__(self, prompt_stream, is_attended: bool) -> None:
+        self.prompt_stream = prompt_stream  # où l'invite s'écrit ; None : pas d'invite
+        self.is_attended = is_attended  # quelqu'un est là pour répondre
+        # Il faut tenir ce verrou pour écrire, et pour modifier les champs suivants.
         self.lock = threading.RLock()
-        self.prompt = ""  # l'invite affichée, "" s'il n'y en a pas
-        self.is_row_open = False  # le curseur est resté au bout d'une rangée
-        self.is_lost = False  # plus rien ne s'écrit sur la sortie
-        self.has_failed = False  # la cause est une erreur (disque plein), non « | head »
-        self.shown_at = -RECENT_SECONDS  # s ; quand une ligne a été affichée
+        self.prompt = ""  # du principal : l'invite affichée, "" s'il n'y en a pas
+        self.is_row_open = False  # des deux : le curseur est resté au bout d'une rangée
+        self.shown_at = -RECENT_SECONDS  # du receveur : quand une ligne a été affichée (s)
+        self.has_lost_output = False  # des deux : plus rien ne s'écrit sur la sortie
+        self.has_write_error = False  # … à cause d'une erreur (disque plein), non de « | head »
 
     def show(self, *lines: str) -> None:
-        """Affiche des lignes (str sans fin de ligne) ; sans effet si la sortie est perdue."""
+        """Affiche des lignes (str sans fin de ligne), ou note que la sortie est perdue."""
         with self.lock:
             try:
-                if not self.is_lost:
+                if not self.has_lost_output:
                     self.draw(lines)
-                self.shown_at = time.monotonic()
             except (OSError, ValueError) as error:
-                self.is_lost = True
+                self.has_lost_output = True
                 # Sous Windows, EINVAL signale un tube que personne ne lit plus.
                 if getattr(error, "errno", None) not in (errno.EPIPE, errno.EINVAL):
-                    self.has_failed = True
+                    self.has_write_error = True
                     reason = protocol.explain(error)
                     self.complain(f"Impossible d'écrire sur la sortie standard : {reason}.")
 
-    def draw(self, lines: tuple[str, ...]) -> None:
-        if self.prompt and self.inserts_rows:
-            # readline redessinerait la saisie, mais l'appeler d'ici ferait planter l'interpréteur.
-            rows = [row for line in lines for row in wrap(line, screen_width())]
-            return write("".join(self.INSERT.format(row) for row in rows), sys.stdout)
-        self.end_row()
-        # Écrite sur stderr, l'invite apparaîtrait avant la ligne : on ne la répète pas.
-        prompt = self.prompt if self.prompt_stream is sys.stdout else ""
-        write("\n".join([*lines, prompt]), sys.stdout)
-        self.is_row_open = bool(prompt)
+    def draw(self, lines: Sequence[str]) -> None:
+        """Écrit des lignes, s'il y en a, puis l'invite."""
+        if lines:
+            self.shown_at = time.monotonic()
+            self.end_row()
+            write("".join(f"{line}\n" for line in lines), sys.stdout)
+        # Après une ligne, l'invite se répète, sauf sur stderr, où elle apparaîtrait avant la ligne.
+        if self.prompt and (self.prompt_stream is sys.stdout or not lines):
+            write(self.prompt, self.prompt_stream)
+            self.is_row_open = True
 
     def end_row(self) -> None:
-        if self.is_row_open and not self.is_lost:
+        if self.is_row_open and not self.has_lost_output:
             write("\n", self.prompt_stream)
             self.is_row_open = False
 
@@ -132,43 +119,108 @@ class Screen:
             self.end_row()
             write(f"{sentence}\n", sys.stderr)
 
-    def ask(self, prompt: str, typed: str = "") -> str:
-        """Montre l'invite et `typed` ; renvoie la ligne tapée, sans sa fin. Thread principal."""
-        if self.edits_lines:
-            readline.set_startup_hook(lambda: readline.insert_text(typed))
+    def ask(self, prompt: str) -> str:
+        """Montre l'invite ; renvoie la ligne tapée, sans sa fin. Thread principal."""
         try:
+            text = self.read_line(prompt if self.prompt_stream else "")
             with self.lock:
-                self.prompt = prompt if self.has_prompts and not self.is_lost else ""
-                self.is_row_open = bool(self.prompt)
-            text = self.read_line()
-            with self.lock:
-                is_recent = time.monotonic() - self.shown_at < RECENT_SECONDS
-                if self.in_window and is_recent:
-                    self.end_row()  # IDLE n'affiche qu'après Entrée ce qui arrive, et l'invite
-                self.is_row_open = self.is_row_open and self.in_pipe  # ailleurs, Entrée la finit
-                self.show_whole(text, is_recent)
-                self.prompt = ""  # dès maintenant : sinon le receveur la remontrerait
+                self.finish_row(text)
+                self.prompt = ""  # avec le verrou : une ligne reçue la remontrerait
             return text.removeprefix("\ufeff")  # la marque que certains éditeurs ajoutent
-        except Resumed as reason:
-            return self.ask(prompt, str(reason))
         finally:
-            with self.lock:
-                self.prompt = ""
+            self.prompt = ""  # sans le verrou : le receveur peut y être bloqué (Ctrl+S)
 
-    def read_line(self) -> str:
-        if self.prompt and self.prompt_stream is sys.stderr:
-            write(self.prompt, sys.stderr)
-            return input()
-        # Sur un disque plein, même écrire une invite vide échouerait.
-        return input(self.prompt) if self.prompt else input()
+    def read_line(self, prompt: str) -> str:
+        with self.lock:  # l'invite s'écrit et se note à la fois
+            self.prompt = prompt
+            self.show()
+        return input()
 
-    def show_whole(self, text: str, is_recent: bool) -> None:
-        """Réécrit en entier la ligne tapée si readline, qui ne montre qu'une rangée, l'a coupée."""
+    def finish_row(self, text: str) -> None:
+        """Après Entrée, la rangée où l'on a tapé `text` est finie, là où l'on voit sa frappe."""
+        self.is_row_open = self.is_row_open and not self.is_attended
+
+    def is_recent(self) -> bool:
+        return time.monotonic() - self.shown_at < RECENT_SECONDS
+
+
+class Window(Screen):
+    """Une fenêtre (IDLE, Thonny, Jupyter…), qui gère elle-même les signaux."""
+
+    gets_signals = False
+    catch_up_seconds = 0.1  # ce qu'IDLE retenait pendant input(), et la réponse du serveur
+
+    def finish_row(self, text: str) -> None:
+        if self.is_recent():
+            self.end_row()  # IDLE vient d'afficher ce qu'il retenait, et l'invite
+        super().finish_row(text)
+
+
+class Terminal(Screen):
+    """Un terminal : une ligne reçue s'insère au-dessus de celle que l'on tape."""
+
+    MAKE_ROOM = "\x1bD\x1b[A"  # en bas de l'écran, le fait défiler d'une rangée
+    SAVE_CURSOR = "\x1b7"
+    INSERT_ROW = "\r\x1b[L"  # une rangée vide prend la place de celle du curseur, qui descend
+    RESTORE_CURSOR = "\x1b8\x1b[B"  # là où il était, une rangée plus bas
+    ERASE_ROW_ABOVE = "\x1b[A\r\x1b[K"
+
+    def __init__(self, edits_lines: bool, inserts_rows: bool) -> None:
+        super().__init__(sys.stdout, is_attended=True)
+        self.edits_lines = edits_lines
+        self.inserts_rows = inserts_rows
+        self.typed = ""  # du principal : ce qui était tapé quand Ctrl+Z l'a arrêté
+
+    def draw(self, lines: Sequence[str]) -> None:
+        rows = [row for line in lines for row in wrap(line, screen_width())]
+        if not (self.prompt and self.inserts_rows and rows):
+            return super().draw(rows)
+        # readline redessinerait la saisie, mais l'appeler d'ici ferait planter l'interpréteur.
+        before = self.MAKE_ROOM + self.SAVE_CURSOR + self.INSERT_ROW
+        write("".join(before + row + self.RESTORE_CURSOR for row in rows), sys.stdout)
+        self.shown_at = time.monotonic()
+
+    def read_line(self, prompt: str) -> str:
+        if not self.edits_lines:
+            return super().read_line(prompt)
+        try:
+            # readline, qui doit connaître l'invite, l'écrit lui-même, puis rend ce verrou.
+            if "libedit" not in (readline.__doc__ or ""):  # libedit ne le rendrait pas
+                self.lock.acquire()
+            self.prompt, self.is_row_open = prompt, True
+            return input(prompt)
+        finally:
+            with contextlib.suppress(RuntimeError):  # déjà rendu
+                self.lock.release()
+
+    def finish_row(self, text: str) -> None:
+        """Réécrit en entier une ligne que readline, qui n'en montre qu'une rangée, a coupée."""
         row = (self.prompt + text).expandtabs()
         if self.edits_lines and cells(row) >= screen_width() - 2:  # readline en garde une ou deux
             # Une ligne reçue depuis Entrée serait juste au-dessus : on ne l'efface pas.
-            erase = "\x1b[A\r\x1b[K" if self.inserts_rows and not is_recent else ""
+            erase = self.ERASE_ROW_ABOVE if self.inserts_rows and not self.is_recent() else ""
             write(f"{erase}{protocol.clean(row)}\n", sys.stdout)
+        super().finish_row(text)
+
+    def restore_typed(self) -> None:
+        """Remet sous l'invite ce qui était tapé avant Ctrl+Z. readline l'appelle."""
+        readline.insert_text(self.typed)
+        self.typed = ""
+
+
+def find_screen(has_name: bool) -> Screen:
+    """Renvoie l'affichage qui convient à l'endroit où le programme s'exécute."""
+    if protocol.is_window(sys.stdin) or protocol.is_window(sys.stdout):
+        return Window(sys.stdout, is_attended=True)
+    if not sys.stdin.isatty():
+        return Screen(None if has_name else sys.stdout, is_attended=False)
+    if not sys.stdout.isatty():  # | tee : l'invite reste sur le terminal
+        return Screen(sys.stderr, is_attended=True)
+    is_unix = os.name != "nt"
+    knows_codes = is_unix and os.environ.get("TERM", "dumb") != "dumb"
+    # Sans tampon (python3 -u), readline écrit par octets : une rangée couperait un code.
+    inserts_rows = knows_codes and not sys.stdout.write_through
+    return Terminal(is_unix and readline is not None, inserts_rows)
 
 
 def screen_width() -> int:
@@ -186,11 +238,11 @@ EMOJI = re.compile("[\U0001f1e6-\U0001f1ff]{2}|.(?:[\ufe0f\U0001f3fb-\U0001f3ff]
 
 
 def wrap(line: str, width: int) -> list[str]:
-    """Coupe `line` en rangées d'écran, à un blanc s'il y en a un près du bout de la rangée."""
+    """Coupe `line` en rangées d'écran, entre deux mots ; un mot trop long est coupé aussi."""
     rows, used = [""], 0
-    for word in re.findall(" +|[^ ]+ *", line.expandtabs()):
-        is_near_end = width - used <= width // 3
-        for piece in [word] if is_near_end and cells(word) < width else EMOJI.findall(word):
+    for word in re.findall("[^ ]+ ?| ", line.expandtabs()):
+        # La dernière case reste vide : certains terminaux iraient déjà à la ligne.
+        for piece in [word] if cells(word) < width else EMOJI.findall(word):
             size = cells(piece)  # 0 pour un accent : il reste avec la lettre qui le précède
             if rows[-1] and used + size >= width:
                 rows.append("")
@@ -216,12 +268,14 @@ class Connection:
 
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
-        self.sock: socket.socket | None = None  # le principal y envoie, le receveur y reçoit
-        self.reply = ""  # du receveur : la réponse au nom ; le principal l'efface avant un autre
-        self.is_over = False  # du receveur : le flux est fini
+        self.sock: socket.socket | None = None  # du principal, qui le ferme ; le receveur y reçoit
+        self.refusals = 0  # du receveur : les noms que le serveur a refusés
+        self.is_admitted = False  # du receveur : le serveur a accepté un nom
         self.said_goodbye = False  # du receveur : la dernière ligne est l'au revoir
+        self.is_over = False  # du receveur : le flux est fini
         self.is_loss_said = False  # du receveur : la perte est déjà affichée
         self.is_interrupted = False  # du principal : par Ctrl+C ou kill
+        self.is_reading = False  # du principal : il est dans input(), et un signal l'en fait sortir
         self.is_leaving = False  # du principal : il n'attend plus rien du clavier
 
     def send(self, text: str, seconds: float = math.inf) -> None:
@@ -233,52 +287,106 @@ class Connection:
             if select.select([], [self.sock], [], WAIT_SECONDS)[1]:
                 data = data[self.sock.send(data) :]
 
-    def wait(self, condition, seconds: float = math.inf) -> bool:
-        """Attend une condition, `seconds` au plus ; renvoie True si elle est vraie."""
-        deadline = time.monotonic() + seconds
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-        return bool(condition())
-
-    def shut(self) -> None:
-        """Coupe la connexion dans les deux sens, ce qui termine aussi le recv du receveur."""
-        with contextlib.suppress(OSError, AttributeError):  # déjà coupée, ou pas encore faite
+    def close(self) -> None:
+        """Ferme la connexion, ce qui termine aussi le recv du receveur."""
+        with contextlib.suppress(OSError):  # le serveur l'a peut-être déjà coupée
+            if self.is_interrupted and not self.screen.is_attended and not self.said_goodbye:
+                # close jette ce qui n'est pas parti : le système l'enverrait encore des minutes.
+                linger = struct.pack("ii", 1, 0)
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()  # sous Windows, shutdown ne termine pas recv
 
-    def handle_signal(self, number: int, _: object) -> None:
-        """Fait d'un signal une exception ; un second Ctrl+C coupe la connexion."""
-        name = signal.Signals(number).name
-        if name == "SIGCONT":
-            if self.screen.prompt and self.screen.edits_lines:
-                raise Resumed(readline.get_line_buffer())
-            return
-        is_asked = name != "SIGUSR1"  # celui-là vient du receveur : le serveur est perdu
-        self.is_interrupted = self.is_interrupted or is_asked
-        if not self.is_leaving:  # à chaque signal : l'exception peut se perdre dans input()
-            raise KeyboardInterrupt if is_asked else ConnectionError
-        if is_asked:
-            self.shut()
+    def ask(self, prompt: str) -> str:
+        """Renvoie la ligne tapée ; ou lève ce que les signaux ou le receveur ont noté."""
+        time.sleep(self.screen.catch_up_seconds)
+        while True:
+            if self.is_interrupted:
+                raise KeyboardInterrupt
+            if self.is_over:
+                raise ConnectionError
+            try:
+                try:
+                    self.is_reading = True
+                    self.pause_in_background()
+                    return self.screen.ask(prompt)
+                finally:
+                    self.is_reading = False
+            except (Woken, SystemError):
+                pass  # ce qui est noté dit s'il faut partir, ou montrer de nouveau l'invite
+            except OSError:
+                raise EOFError from None  # le clavier ne se lit plus (nohup)
+
+    def note_signal(self, number: int, _: object) -> None:
+        """Note un signal, puis fait sortir d'input() ; un second Ctrl+C coupe la connexion.
+
+        Noter d'abord, par une affectation : input() regarde de nouveau les signaux pendant qu'une
+        exception en sort, et un appel fait ici devient alors SystemError. input() peut aussi
+        effacer l'exception : le signal suivant de l'horloge (SIGALRM) la lève de nouveau.
+        """
+        is_stop = number in STOP_SIGNALS
+        self.is_interrupted = self.is_interrupted or is_stop
+        is_resumed = number == RESUME_SIGNAL and self.screen.edits_lines
+        if self.is_reading and (is_resumed or self.is_interrupted or self.is_over):
+            self.pause_in_background()
+            if self.screen.edits_lines:
+                self.screen.typed = readline.get_line_buffer() or self.screen.typed
+            raise Woken
+        if is_stop and not self.is_leaving:
+            raise KeyboardInterrupt
+        if is_stop and self.sock:
+            self.close()
+
+    def pause_in_background(self) -> None:
+        """En arrière-plan, part ou s'arrête jusqu'à `fg` : le système y arrête readline sans fin."""
+        with contextlib.suppress(OSError):  # ce terminal n'a pas de premier plan
+            if self.screen.edits_lines and os.tcgetpgrp(0) != os.getpgrp():
+                if self.is_interrupted:
+                    self.is_reading, self.is_leaving = False, True
+                    os._exit(finish(self, "left"))
+                signal.raise_signal(signal.SIGTTIN)
 
 
-def connect(host: str, port: int, in_pipe: bool) -> socket.socket:
+def poll_until(condition, seconds: float = math.inf) -> bool:
+    """Attend une condition, `seconds` au plus ; renvoie True si elle est vraie."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return bool(condition())
+
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RESUME_SIGNAL = getattr(signal, "SIGCONT", None)  # Windows ne l'a pas
+
+
+def connect(host: str, port: int) -> socket.socket:
     """Renvoie un socket connecté au serveur, ou lève Refused."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        sock = socket.create_connection((host, port), CONNECT_SECONDS / len(found))
-    except (socket.gaierror, UnicodeError):
-        reason = "adresse inconnue"
-    except OSError as error:
-        reason = protocol.explain(error)
-    else:
-        sock.settimeout(None)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # Dans un tube, le serveur peut laisser attendre longtemps : il limite le débit.
-        limit = {} if in_pipe else {"TCP_USER_TIMEOUT": UNTAKEN_MILLISECONDS}
-        for name, value in (TCP_OPTIONS | limit).items():
-            if hasattr(socket, name):  # tous les systèmes ne les ont pas toutes
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        return sock
+    steps = []  # de `attempt` : les adresses, puis le socket ; ou une erreur à la place
+
+    def attempt() -> None:
+        try:
+            steps.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            each = CONNECT_SECONDS / len(steps[0])
+            steps.append(socket.create_connection((host, port), each))
+        except (OSError, UnicodeError) as error:
+            steps.append(error)
+
+    # Rien n'interrompt getaddrinfo : un thread l'attend, et nous attendons ce thread.
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    poll_until(lambda: not thread.is_alive(), CONNECT_SECONDS)
     hint = "Le serveur est-il lancé ? Son pare-feu bloque-t-il ce port ?"
+    match steps:
+        case [_, socket.socket() as sock]:
+            sock.settimeout(None)
+            protocol.set_up_socket(sock)
+            return sock
+        case [list(), *error]:
+            reason = protocol.explain(*error or [TimeoutError()])
+        case _:
+            is_unknown = steps and steps[0].args[0] != socket.EAI_AGAIN
+            reason = "adresse inconnue" if is_unknown else "ce nom n'a pas pu être cherché"
+            hint = "L'adresse est-elle bien écrite ? Le réseau fonctionne-t-il ?"
     raise Refused(f"Connexion impossible à {protocol.host_and_port(host, port)} : {reason}. {hint}")
 
 
@@ -286,25 +394,29 @@ def connect(host: str, port: int, in_pipe: bool) -> socket.socket:
 
 
 def receive_lines(connection: Connection) -> None:
-    """Thread receveur : affiche chaque ligne, puis prévient le thread principal de la fin."""
+    """Thread receveur : affiche chaque ligne, et note ce que le thread principal attend."""
     buffer, screen = protocol.LineBuffer(MAX_SERVER_LINE_BYTES), connection.screen
     if hasattr(signal, "pthread_sigmask"):  # un signal reçu par ce thread ne réveille pas input()
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    data = b"\n"
+    is_open = True
     try:
         # Si on ne peut plus afficher, on s'arrête ; mais un tube envoie d'abord tout.
-        while data and (screen.in_pipe or not screen.is_lost):
+        while is_open and not (screen.has_lost_output and screen.is_attended):
             data = connection.sock.recv(RECV_BYTES)
+            is_open = bool(data)
             found = buffer.feed(data) if data else buffer.last_line()
             if lines := [readable(line) for line in found]:
                 screen.show(*lines)
-                connection.reply = connection.reply or lines[0]
+                errors = [line.startswith(protocol.ERROR) for line in lines]
+                if not connection.is_admitted:
+                    connection.refusals += errors.count(True)
+                    connection.is_admitted = not all(errors)
                 connection.said_goodbye = lines[-1].startswith(protocol.FAREWELL)
     except OSError:
         pass  # la connexion est coupée : le receveur s'arrête aussi
     finally:
         connection.is_over = True
-        interrupt_keyboard(connection)
+        report_loss(connection)
 
 
 def readable(line: bytes) -> str:
@@ -313,37 +425,38 @@ def readable(line: bytes) -> str:
     return protocol.clean(text) + ("…" if len(line) > MAX_SERVER_LINE_BYTES else "")
 
 
-def interrupt_keyboard(connection: Connection) -> None:
-    """Fait sortir le thread principal d'input(), que la fin de la connexion ne réveille pas."""
-    screen = connection.screen
-    while not connection.wait(lambda: connection.is_leaving, WAIT_SECONDS):
-        if hasattr(signal, "pthread_kill") and not screen.in_window:
-            # Répété, car un signal peut se perdre ; SIGINT, libedit l'enverrait à tout le groupe.
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
-        elif not connection.is_loss_said:
-            connection.is_loss_said = True
-            in_session = protocol.session_goes_on()
-            screen.complain(ENDINGS["lost"][0] + (" Appuyez sur Entrée." if in_session else ""))
-            if not in_session:
-                os._exit(1)  # Windows : rien n'y réveille input()
+def report_loss(connection: Connection) -> None:
+    """Dit que le serveur est perdu là où rien ne fait sortir le thread principal d'input()."""
+    has_clock = connection.screen.gets_signals and hasattr(signal, "setitimer")
+    if has_clock or poll_until(lambda: connection.is_leaving, WAIT_SECONDS):
+        return
+    connection.is_loss_said = True
+    in_session = protocol.session_goes_on()
+    more = " Appuyez sur Entrée." if in_session else ""
+    connection.screen.complain(ENDINGS["lost"][0] + more)
+    if not in_session:
+        os._exit(1)  # Windows
 
 
 # --- Le clavier, de l'arrivée au départ ----------------------------------------------
 
 
-def set_up_readline(settings: contextlib.ExitStack) -> None:
+def set_up_readline(screen: Terminal, settings: contextlib.ExitStack) -> None:
     """Règle readline pour le chat ; `settings` remettra à la fin les réglages d'avant."""
     settings.callback(readline.set_startup_hook, None)
     settings.callback(readline.set_completer, readline.get_completer())
     settings.callback(readline.set_completer_delims, readline.get_completer_delims())
     settings.callback(readline.set_auto_history, True)
     settings.callback(forget_lines, readline.get_current_history_length())
+    readline.set_startup_hook(screen.restore_typed)
     readline.set_auto_history(False)  # le nom n'est pas un message que Flèche-haut proposerait
     readline.set_completer_delims("")  # le mot à compléter est tout ce qui précède le curseur
     readline.set_completer(complete)
     if "libedit" in (readline.__doc__ or ""):  # c'est le cas le plus courant sous macOS
         readline.parse_and_bind("bind ^I rl_complete")
     else:
+        readline.set_pre_input_hook(screen.lock.release)
+        settings.callback(readline.set_pre_input_hook, None)
         readline.parse_and_bind("tab: complete")
         readline.parse_and_bind("set horizontal-scroll-mode on")  # la ligne reste sur une rangée
         settings.callback(readline.parse_and_bind, "set horizontal-scroll-mode off")
@@ -363,28 +476,29 @@ def complete(start: str, number: int) -> str | None:
     return found[number] if number < len(found) else None
 
 
-def choose_name(name: str, screen: Screen) -> str:
+def choose_name(name: str, connection: Connection) -> str:
     """Renvoie `name` ou, s'il n'a que des blancs, celui que l'on tape ; "" pour quitter."""
     while not protocol.strip(name):
-        name = screen.ask(NAME_PROMPT)
+        name = connection.ask(NAME_PROMPT)
     return "" if protocol.parse(name)[0] == "quit" else name
 
 
 def join(connection: Connection, name: str) -> bool:
     """Donne un nom, un autre s'il est refusé ; renvoie False s'il faut renoncer."""
-    while True:
+    for tries in itertools.count(1):
         connection.send(protocol.clean(name))
-        connection.wait(lambda: connection.reply or connection.is_over)
-        if not connection.reply:
-            raise ConnectionError
-        if not connection.reply.startswith(protocol.ERROR):
+        # Un serveur complet refuse avant d'avoir reçu le nom : on compte depuis le début.
+        is_answered = lambda: connection.is_admitted or connection.refusals >= tries
+        poll_until(lambda: is_answered() or connection.is_over)
+        if connection.is_admitted:
             return True
+        if not is_answered():
+            raise ConnectionError
         # Un serveur complet, ou qui a refusé cinq noms, ferme aussitôt.
-        is_closed = connection.wait(lambda: connection.is_over, REFUSAL_SECONDS)
-        if is_closed or connection.screen.in_pipe:
+        is_closed = poll_until(lambda: connection.is_over, REFUSAL_SECONDS)
+        if is_closed or not connection.screen.is_attended:
             return False
-        connection.reply = ""  # pas avant connect : un serveur complet répond sans attendre le nom
-        if not (name := choose_name("", connection.screen)):
+        if not (name := choose_name("", connection)):
             raise EOFError
 
 
@@ -393,74 +507,82 @@ def type_lines(connection: Connection) -> None:
     if connection.screen.edits_lines:
         readline.set_auto_history(True)
     while True:
-        text = connection.screen.ask(PROMPT)
-        if connection.screen.in_window:  # ce qu'IDLE retenait s'affiche avant l'invite suivante
-            connection.wait(lambda: connection.is_over, CATCH_UP_SECONDS)
+        text = connection.ask(PROMPT)
         for line in text.replace("\r", "\n").split("\n"):  # un collage peut en donner plusieurs
             if protocol.parse(line)[0] == "quit":
                 return
             connection.send(line)
 
 
-def leave(connection: Connection) -> str:
-    """Envoie la commande pour quitter, attend l'au revoir ; renvoie comment cela a fini."""
-    # Dans un tube, seul l'au revoir prouve que le serveur a tout reçu : on l'attend sans limite.
-    in_pipe = connection.screen.in_pipe
-    patience = math.inf if in_pipe and not connection.is_interrupted else GOODBYE_SECONDS
-    # Le serveur peut fermer le premier, et une fenêtre peut recevoir un second Ctrl+C.
-    with contextlib.suppress(OSError, KeyboardInterrupt):
-        # Le premier \n termine une ligne restée incomplète.
-        connection.send(f"\n{protocol.QUIT_WORD}", patience)
-        connection.sock.shutdown(socket.SHUT_WR)
-        connection.wait(lambda: connection.is_over, patience)
-    if connection.said_goodbye or not in_pipe:
-        return "left"
-    if not connection.is_interrupted:
-        return "lost"
-    # close jettera ce qui n'est pas parti : le système l'enverrait encore pendant des minutes.
-    with contextlib.suppress(OSError):
-        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    return "interrupted"
-
-
-def run(connection: Connection, options) -> str:
-    """Tient la conversation, du nom à l'au revoir ; renvoie comment elle a fini (ENDINGS)."""
-    screen, ending = connection.screen, "left"
+def converse(connection: Connection, options) -> str:
+    """Tient la conversation, du nom au départ ; renvoie comment elle a fini (ENDINGS)."""
+    screen = connection.screen
     try:
         try:
-            if name := choose_name(options.nom or "", screen):
-                connection.sock = connect(options.hote, options.port, screen.in_pipe)
+            if name := choose_name(options.nom or "", connection):
+                connection.sock = connect(options.hote, options.port)
                 threading.Thread(target=receive_lines, args=[connection], daemon=True).start()
-                if join(connection, name):
-                    type_lines(connection)
-                else:
-                    ending = "refused"
+                if not join(connection, name):
+                    return "refused"
+                type_lines(connection)
         finally:  # aucun signal ne lèvera plus d'exception
             connection.is_leaving = True
     except Refused as reason:
         screen.complain(reason)
-        ending = "refused"
-    except (EOFError, KeyboardInterrupt) as reason:
-        if isinstance(reason, EOFError) and screen.in_pipe and not connection.sock:
-            ending = "nameless"
+        return "refused"
+    except EOFError:
+        return "left" if screen.is_attended or connection.sock else "nameless"
     except OSError:
-        ending = "left" if screen.is_lost else "lost"
+        return "left" if screen.has_lost_output else "lost"
+    except KeyboardInterrupt:
+        pass
+    return "left"
+
+
+def say_goodbye(connection: Connection) -> None:
+    """Envoie la commande pour quitter, et attend que le serveur ferme."""
+    # Dans un tube, seul l'au revoir prouve que le serveur a tout reçu : on l'attend sans limite.
+    is_patient = not (connection.screen.is_attended or connection.is_interrupted)
+    patience = math.inf if is_patient else GOODBYE_SECONDS
+    # Le serveur peut fermer le premier ; un second Ctrl+C ferme ici (ValueError : socket fermé).
+    with contextlib.suppress(OSError, ValueError, KeyboardInterrupt):
+        # Le premier \n termine une ligne restée incomplète.
+        connection.send(f"\n{protocol.QUIT_WORD}", patience)
+        connection.sock.shutdown(socket.SHUT_WR)
+        poll_until(lambda: connection.is_over, patience)
+
+
+def finish(connection: Connection, ending: str) -> int:
+    """Quitte le serveur si `ending` le demande, et dit la fin ; renvoie le code de sortie."""
+    screen = connection.screen
     if connection.sock:
         if ending == "left":
-            ending = leave(connection)
-        connection.shut()
-        connection.wait(lambda: connection.is_over, GOODBYE_SECONDS)
-        connection.sock.close()
-    return ending
+            say_goodbye(connection)
+            if not (connection.said_goodbye or screen.is_attended):
+                ending = "interrupted" if connection.is_interrupted else "lost"
+        connection.close()
+        poll_until(lambda: connection.is_over, GOODBYE_SECONDS)
+    sentence, code = ENDINGS[ending]
+    code = code or int(screen.has_write_error)
+    # Un receveur qui n'a pas fini est bloqué dans une écriture (Ctrl+S).
+    is_stuck = connection.sock is not None and not connection.is_over
+    if (screen.has_lost_output or is_stuck) and not protocol.session_goes_on():
+        os._exit(code)  # la fin normale de Python attendrait encore cette sortie
+    if ending == "left" and screen.prompt_stream:
+        screen.show(sentence)
+    elif ending != "left" and sentence and not connection.is_loss_said:
+        screen.complain(sentence)
+    return code
 
 
 def catch_signals(connection: Connection, settings: contextlib.ExitStack) -> None:
     """Confie les signaux à la connexion ; `settings` remettra à la fin les réglages d'avant."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGCONT"):
+    for name in ("SIGINT", "SIGTERM", "SIGCONT", "SIGALRM"):
         if number := getattr(signal, name, None):  # Windows n'a pas les deux derniers
-            before = signal.signal(number, connection.handle_signal)
-            after = before if protocol.session_goes_on() else signal.SIG_IGN
-            settings.callback(signal.signal, number, after)
+            settings.callback(signal.signal, number, signal.signal(number, connection.note_signal))
+    if hasattr(signal, "setitimer"):  # l'horloge
+        before = signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS, TICK_SECONDS)
+        settings.callback(signal.setitimer, signal.ITIMER_REAL, *before)
 
 
 def main() -> int:
@@ -471,30 +593,21 @@ def main() -> int:
     try:
         options = protocol.parse_options(parser)
     except Refused as reason:
-        Screen(has_name=True).complain(reason)
+        find_screen(has_name=True).complain(reason)
         return 2
-    screen = Screen(options.nom is not None)
+    screen = find_screen(options.nom is not None)
     connection = Connection(screen)
     with contextlib.ExitStack() as settings:  # ce qu'il faudra remettre en sortant de ce bloc
         if screen.edits_lines:
-            set_up_readline(settings)
-        if not screen.in_window:  # une fenêtre (IDLE…) gère elle-même les signaux
+            set_up_readline(screen, settings)
+        if screen.gets_signals:
             catch_signals(connection, settings)
-        ending = run(connection, options)
-    sentence, code = ENDINGS[ending]
-    code = code or int(screen.has_failed)
-    # Un receveur qui n'a pas fini est bloqué dans une écriture (Ctrl+S).
-    is_stuck = connection.sock is not None and not connection.is_over
-    if (screen.is_lost or is_stuck) and not protocol.session_goes_on():
-        os._exit(code)  # la fin normale de Python attendrait encore cette sortie
-    if ending == "left" and screen.has_prompts:
-        screen.show(sentence)
-    elif ending != "left" and sentence and not connection.is_loss_said:
-        screen.complain(sentence)
-    return code
+        return finish(connection, converse(connection, options))
 
 
 if __name__ == "__main__":
     code = main()
     if not protocol.session_goes_on():
+        for number in STOP_SIGNALS:  # un Ctrl+C de plus ne trouble pas la fin du programme
+            signal.signal(number, signal.SIG_IGN)
         sys.exit(code)

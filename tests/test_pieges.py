@@ -550,7 +550,7 @@ def test_un_message_ne_pilote_pas_le_terminal_des_autres(naive_server, start_ser
 def test_une_ligne_qui_arrive_ne_coupe_pas_celle_que_l_on_tape(start_server, terminal):
     """Deux threads écrivent sur un seul écran : ce qui arrive se colle à ce que l'on tape.
 
-    Protection : Screen.draw insère une rangée au-dessus, et le curseur revient où il était.
+    Protection : Terminal.draw insère une rangée au-dessus, et le curseur revient où il était.
     """
 
     def rows(*options: str, program: str = "") -> list[str]:
@@ -572,7 +572,7 @@ def test_la_fin_du_serveur_se_voit_sans_toucher_au_clavier(start_server, termina
     """input() attend une touche, quoi qu'il arrive au réseau.
 
     Le client naïf affiche encore l'invite, et le premier envoi paraît réussir.
-    Protection : interrupt_keyboard interrompt input() par un signal, répété jusqu'à ce qu'il passe.
+    Protection : note_signal fait sortir d'input(), au signal suivant de l'horloge.
     """
 
     def orphan(*options: str, program: str = "") -> Session:
@@ -596,7 +596,7 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(start_server, terminal):
     Face à un serveur qui ne ferme pas, le client naïf reçoit encore après « exit » et close : un
     programme ne finit qu'avec tous ses threads. Au serveur, le thread et la place d'un client déconnecté
     seraient perdus.
-    Protection : shutdown, dans run pour le client et dans Hub.disconnect pour le serveur.
+    Protection : shutdown, dans Connection.close (client) et dans Hub.disconnect (serveur).
     """
 
     def welcome(*options: str, program: str = "") -> tuple[Session, socket.socket]:

@@ -121,18 +121,18 @@ GUARDS = [
     ),
     (
         "une_ligne_qui_arrive_ne_coupe_pas_celle_que_l_on_tape", "client_exo.py",
-        'write("".join(self.INSERT.format(row) for row in rows), sys.stdout)',
-        'write(f"{line}\\n", sys.stdout)',
+        "        if not (self.prompt and self.inserts_rows and rows):",
+        "        if True:",
     ),
     (
         "la_fin_du_serveur_se_voit_sans_toucher_au_clavier", "client_exo.py",
-        "        interrupt_keyboard(connection)\n",
-        "        pass\n",
+        "        if self.is_reading and (is_resumed or self.is_interrupted or self.is_over):",
+        "        if self.is_reading and (is_resumed or self.is_interrupted):",
     ),
     (
         "close_ne_reveille_pas_le_thread_qui_recoit", "client_exo.py",
-        "        connection.shut()\n        connection.wait(lambda: connection.is_over, GOODBYE_SECONDS)",
-        "        connection.wait(lambda: connection.is_over)",
+        "        connection.close()\n        poll_until(lambda: connection.is_over, GOODBYE_SECONDS)",
+        "        connection.sock.close()\n        poll_until(lambda: connection.is_over)",
     ),
 ]  # fmt: skip
 

@@ -621,7 +621,7 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(start_server, terminal):
         ours.type("exit\r")
         assert ours.end() == 0
 
-    server = start_server("--max-clients", "1", patch="s.FAREWELL_SECONDS = 0.2")
+    server = start_server("--max-clients", "1", patch="s.STATE_SECONDS['leaving'] = 0.2")
     refused = server.connect()
     refused.send("?\n" * 5)  # déconnecté, mais il ne ferme pas
     answer = ""

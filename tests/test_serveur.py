@@ -163,7 +163,7 @@ def test_un_client_sans_nom_a_temps_est_ferme(start_server):
 
 @pytest.mark.parametrize("drip", ["x", "\n", " \n"], ids=["sans_fin", "vides", "blanches"])
 def test_un_client_qui_envoie_sans_cesse_sauf_un_nom_est_ferme_aussi(start_server, drip):
-    server = start_server(patch="s.NAME_SECONDS = 0.5")
+    server = start_server(patch="s.STATE_SECONDS['naming'] = 0.5")
     mute = server.connect()
 
     def pour() -> None:
@@ -182,7 +182,7 @@ def test_un_client_qui_envoie_sans_cesse_sauf_un_nom_est_ferme_aussi(start_serve
 
 
 def test_un_nom_donne_a_temps_n_a_plus_de_delai(start_server):
-    server = start_server(patch="s.NAME_SECONDS = 1")
+    server = start_server(patch="s.STATE_SECONDS['naming'] = 1")
     alice = enter_when_there_is_room(server, "Alice")  # une machine lente peut la refuser d'abord
     mute = server.connect()
     assert mute.line().startswith("! Aucun nom reçu")
@@ -206,7 +206,7 @@ s.time.monotonic, s.protocol.normalize_name = lambda: now[0], think
 
 
 def test_un_client_parti_qui_ne_ferme_pas_rend_sa_place(start_server):
-    server = start_server("--max-clients", "1", patch="s.FAREWELL_SECONDS = 0.2")
+    server = start_server("--max-clients", "1", patch="s.STATE_SECONDS['leaving'] = 0.2")
     alice = server.connect("Alice")
     alice.send("exit\n")
     assert [alice.line(), alice.line()] == ["* Au revoir, Alice.", ""]
@@ -490,7 +490,7 @@ def test_le_seau_a_jetons_laisse_passer_l_avance_puis_le_debit(monkeypatch):
 
 
 def test_l_au_revoir_est_suivi_de_la_fermeture_sans_que_le_client_ferme(start_server):
-    server = start_server(patch=f"s.FAREWELL_SECONDS = {10 * PATIENCE}")
+    server = start_server(patch=f"s.STATE_SECONDS['leaving'] = {10 * PATIENCE}")
     alice = server.connect("Alice")
     alice.send("exit\nencore\n")
     assert [alice.line(), alice.line()] == ["* Au revoir, Alice.", ""]
@@ -656,7 +656,7 @@ def late_room(start_server, patch: str) -> tuple[Server, list[Peer]]:
 
 
 def test_un_client_qui_rattrape_tout_son_retard_reste_et_l_inbox_se_rouvre(start_server):
-    server, (alice, _, chloe) = late_room(start_server, f"s.CATCH_UP_SECONDS = {10 * PATIENCE}")
+    server, (alice, _, chloe) = late_room(start_server, f"s.STATE_SECONDS['late'] = {10 * PATIENCE}")
     assert server.error() == "en retard"
     other = threading.Thread(target=chloe.lines_until, args=["Bob : fin"])
     other.start()
@@ -667,7 +667,7 @@ def test_un_client_qui_rattrape_tout_son_retard_reste_et_l_inbox_se_rouvre(start
 
 def test_un_client_qui_part_en_retard_n_est_plus_attendu(start_server):
     """Sinon les lignes de tous les clients attendraient sans fin."""
-    server, (alice, _, chloe) = late_room(start_server, f"s.CATCH_UP_SECONDS = {10 * PATIENCE}")
+    server, (alice, _, chloe) = late_room(start_server, f"s.STATE_SECONDS['late'] = {10 * PATIENCE}")
     assert server.error() == "en retard"
     alice.reset()
     assert "* Alice a quitté le chat." in chloe.lines_until("Bob : fin")
@@ -1160,7 +1160,7 @@ s.send_now, s.socket.socket.recv = slow, ask_to_stop
 
 def test_l_arret_est_annonce_meme_si_un_client_est_en_retard(start_server):
     """L'inbox est fermée une seconde : les autres attendent, et apprennent l'arrêt ensuite."""
-    patch = "s.CATCH_UP_SECONDS = 1"
+    patch = "s.STATE_SECONDS['late'] = 1"
     server, (_, _, chloe) = late_room(start_server, patch)
     assert server.error() == "en retard"
     server.send_signal(signal.SIGTERM)
@@ -1199,7 +1199,7 @@ s.protocol.decode_line, s.ROUND_BYTES, s.DEPOSIT_LINES = slow, 0, 32
 
 def test_qui_a_dit_exit_recoit_l_au_revoir_et_rien_ensuite(start_server):
     """Bob ne lit pas : l'arrêt vient avant que le système ait pu prendre son au revoir."""
-    patch = "s.LATE_BYTES = 1 << 30; s.FAREWELL_SECONDS = s.STOP_SECONDS = 60"
+    patch = "s.LATE_BYTES = 1 << 30; s.STATE_SECONDS['leaving'] = s.STOP_SECONDS = 60"
     server = start_server("--debit", "0", patch=patch)
     alice, bob = server.room("Alice", "Bob")
     alice.send(LONG_LINES + "/liste\n")
@@ -1458,7 +1458,8 @@ def close_and_wake(sock):
         shutdown(sock, s.socket.SHUT_RDWR)
     close(sock)
 s.socket.socket.shutdown, s.socket.socket.close = wake_nobody, close_and_wake
-s.CLOSE_WAKES_RECV, s.NAME_SECONDS, s.FAREWELL_SECONDS, s.IDLE_SECONDS = True, 0.2, 0.2, 0.1
+s.STATE_SECONDS |= {"naming": 0.2, "leaving": 0.2}
+s.CLOSE_WAKES_RECV, s.IDLE_SECONDS = True, 0.1
 """
     server = start_server("--max-clients", "1", patch=patch)
     mute = server.connect()

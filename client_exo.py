@@ -339,12 +339,13 @@ class Connection:
 
     def pause_in_background(self) -> None:
         """En arrière-plan, part ou s'arrête jusqu'à `fg` : le système y arrête readline sans fin."""
-        with contextlib.suppress(OSError):  # ce terminal n'a pas de premier plan
-            if self.screen.edits_lines and os.tcgetpgrp(0) != os.getpgrp():
-                if self.is_interrupted:
-                    self.is_reading, self.is_leaving = False, True
-                    os._exit(finish(self, "left"))
-                signal.raise_signal(signal.SIGTTIN)
+        if not self.screen.edits_lines:
+            return
+        with contextlib.suppress(OSError):  # EINTR après l'arrêt, ou un terminal sans premier plan
+            if self.is_interrupted and os.tcgetpgrp(0) != os.getpgrp():
+                self.is_reading, self.is_leaving = False, True
+                os._exit(finish(self, "left"))
+            os.tcsetpgrp(0, os.getpgrp())  # sans effet au premier plan ; ailleurs, nous arrête
 
 
 def poll_until(condition, seconds: float = math.inf) -> bool:

@@ -3,16 +3,19 @@
 import contextlib
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 
 import client_exo
 import pytest
 from conftest import (
     IS_WINDOWS, PATIENCE, ROOT, UNIX_LINES, Peer, needs, peak_kilobytes, proc, wait_in_recv,
+    wait_until,
 )  # fmt: skip
 
 LOST = "Connexion au serveur perdue."
@@ -344,6 +347,75 @@ def test_un_message_accentue_dans_une_sortie_ascii_garde_sa_ligne(start_server):
     assert finish(robot) == (0, "")
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["avec_nom", "sans_nom"])
+def test_un_clavier_illisible_est_la_fin_de_l_entree(start_server, named):
+    """nohup donne au programme une entrée que l'on ne peut pas lire."""
+    port = str(start_server().port) if named else "1"
+    with open(os.devnull, "wb") as unreadable:
+        robot = start_client("--port", port, *["--nom", "R"] * named, stdin=unreadable)
+    shown = robot.stdout.read().decode()
+    assert finish(robot) == ((0, "") if named else (1, "Aucun nom donné.\n"))
+    assert ("* Au revoir, R." in shown) == named
+
+
+def test_un_tube_laisse_sans_attente_ne_perd_rien(fake_server):
+    """Un autre programme a pu régler ces tubes : lire ou écrire n'y attend pas."""
+    needs("des fichiers dont un autre programme hérite")
+    (stdin, keyboard), (screen, stdout) = os.pipe(), os.pipe()
+    for end in (stdin, stdout):
+        os.set_blocking(end, False)
+    robot = start_client("--port", fake_server.port, "--nom", "Alice", stdin=stdin, stdout=stdout)
+    for end in (stdin, stdout):
+        os.close(end)
+    server = fake_server.admit()
+    lines = [f"Bob : {number}\n" for number in range(50_000)]  # plus qu'un tube ne contient
+    thread = threading.Thread(target=server.send, args=["".join(lines)])
+    thread.start()
+    os.write(keyboard, b"un\n")
+    assert server.line() == "un"
+    with open(screen, encoding="utf-8") as copy:
+        assert copy.readline() == "* Bienvenue, Alice !\n"
+        assert [copy.readline() for _ in lines] == lines
+    os.write(keyboard, b"deux\n")
+    assert server.line() == "deux"
+    os.close(keyboard)
+    thread.join()
+    assert [server.line(), server.line()] == ["", "exit"]
+    server.send("* Au revoir, Alice.\n")
+    server.close()
+    finish(robot)
+
+
+def test_un_tube_interrompu_jette_ce_qui_n_est_pas_parti(fake_server):
+    """Sinon le système l'enverrait encore longtemps après la fin du client."""
+    needs("des signaux d'un programme à l'autre")
+    robot = start_client("--port", fake_server.port, "--nom", "Alice")
+    peer = fake_server.admit()
+    os.set_blocking(robot.stdin.fileno(), False)
+    while select.select([], [robot.stdin], [], 2)[1]:  # jusqu'à ce que plus rien ne parte
+        with contextlib.suppress(BlockingIOError):
+            os.write(robot.stdin.fileno(), b"x" * 999 + b"\n")
+    robot.send_signal(signal.SIGINT)
+    assert finish(robot)[0] == 1
+    with pytest.raises(ConnectionResetError):
+        while peer.line():
+            pass
+    peer.close()
+
+
+def test_main_rend_les_signaux_et_l_horloge_a_qui_l_appelle():
+    needs("des signaux d'un programme à l'autre")
+    program = (
+        "import signal, client_exo\n"
+        "numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCONT, signal.SIGALRM)\n"
+        "before = [signal.getsignal(number) for number in numbers]\n"
+        "assert client_exo.main() == 1\n"
+        "assert before == [signal.getsignal(number) for number in numbers]\n"
+        "assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)\n"
+    )
+    assert run_client(command=["-c", program]).stderr.decode() == "Aucun nom donné.\n"
+
+
 # --- Un serveur hostile --------------------------------------------------------------
 
 
@@ -418,6 +490,18 @@ def test_un_accueil_en_deux_morceaux_avec_la_suite_se_lit_bien(fake_server):
     assert [peer.line(), peer.line()] == ["", "exit"]
     peer.close()
     assert finish(robot) == (0, "")
+
+
+def test_une_erreur_qui_suit_l_accueil_n_est_pas_un_refus(fake_server):
+    robot = start_client("--port", fake_server.port, "--nom", "Alice")
+    peer = fake_server.accept()
+    assert peer.line() == "Alice"
+    peer.send("* Bienvenue, Alice !\n! Trop tard.\n")
+    robot.stdin.write(b"un\n")
+    robot.stdin.close()
+    assert peer.line() == "un"
+    peer.close()
+    finish(robot)
 
 
 # --- Au terminal : arriver et partir ---------------------------------------------------
@@ -503,7 +587,7 @@ def test_un_serveur_muet_au_depart_n_est_attendu_qu_un_moment(fake_server, termi
     peer.close()
 
 
-def test_un_ctrl_c_perdu_dans_input_n_empeche_pas_le_suivant(start_server, terminal):
+def test_un_ctrl_c_qu_input_efface_finit_quand_meme_le_client(start_server, terminal):
     """input() efface une exception levée pendant qu'il vide la sortie : ici, à coup sûr."""
     before = (
         "import builtins\n"
@@ -518,9 +602,119 @@ def test_un_ctrl_c_perdu_dans_input_n_empeche_pas_le_suivant(start_server, termi
     )
     alice = terminal("--port", str(start_server().port), "--nom", "Alice", before=before)
     alice.wait_for(PROMPT)
-    alice.insist(lambda: alice.type("\x03"), "(perdu)")
-    alice.insist(lambda: alice.type("\x03"), PARTED)
+    alice.type("\x03")
+    alice.wait_for("(perdu)")
+    alice.wait_for(PARTED)
     assert alice.end() == 0
+
+
+@pytest.mark.parametrize(
+    "numbers", [("SIGTERM", "SIGCONT"), ("SIGINT", "SIGTERM"), ("SIGINT", "SIGALRM")]
+)
+def test_deux_signaux_ensemble_ont_l_effet_de_chacun(conversation, numbers):
+    alice, server = conversation()
+    alice.type("à moitié")
+    alice.wait_for("à moitié")
+    send_together(alice.process, *numbers)
+    assert [server.line(), server.line()] == ["", "exit"]
+    server.send("* Au revoir, Alice.\n")
+    server.close()
+    alice.wait_for(PARTED)
+    assert alice.end() == 0
+    assert "Traceback" not in alice.seen and "SystemError" not in alice.seen
+
+
+def test_ctrl_c_a_l_instant_ou_le_serveur_est_perdu_quitte(conversation):
+    alice, server = conversation()
+    send_together(alice.process, "SIGINT", while_stopped=server.close)
+    alice.wait_for(PARTED)
+    assert alice.end() == 0
+
+
+def send_together(process, *names: str, while_stopped=lambda: None) -> None:
+    """Envoie plusieurs signaux à un programme, qui les reçoit tous au même instant."""
+    state = proc(process) / "stat"
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: state.read_text().split()[2] == "T", "le client ne s'arrête pas")
+    while_stopped()
+    for name in (*names, "SIGCONT"):
+        process.send_signal(getattr(signal, name))
+
+
+@pytest.fixture
+def shell(terminal):
+    """Renvoie une fonction qui lance un client depuis un shell, dans un terminal."""
+    if not shutil.which("bash"):
+        pytest.skip("demande bash")
+
+    def start(*command: str):
+        session = terminal(
+            program="import os; os.execvp('bash', ['bash', '--norc', '--noprofile', '-i'])",
+            LC_ALL="C.UTF-8", PS1="(shell) ", HISTFILE="",
+        )  # fmt: skip
+        session.wait_for("(shell) ")
+        session.type(" ".join([*command, "\r"]))
+        return session
+
+    return start
+
+
+def test_ctrl_z_bg_fg_rend_le_texte_tape(fake_server, shell):
+    alice = shell(sys.executable, "client_exo.py --nom Alice --port", fake_server.port)
+    server = fake_server.admit()
+    alice.wait_for(PROMPT)
+    alice.type("abc")
+    alice.wait_for(f"{PROMPT}abc")
+    alice.type("\x1a")
+    alice.wait_for("Stopped")
+    for times in (2, 3):
+        alice.type("bg\r")  # bash le dit arrêté de nouveau à l'une des invites suivantes
+        alice.insist(lambda: alice.type("\r"), "Stopped", times=times)
+    alice.type("fg\r")
+    alice.wait_for(f"{PROMPT}abc", times=2)
+    alice.type("d\r")
+    assert server.line() == "abcd"
+    assert "Traceback" not in alice.seen
+    server.close()
+    alice.wait_for(LOST)
+
+
+@pytest.mark.parametrize("commands", [["kill %1"], ["bg", "kill %1"]], ids=["kill", "bg_kill"])
+def test_kill_finit_un_client_arrete_par_ctrl_z(start_server, shell, commands):
+    server = start_server()
+    bob = server.connect("Bob")
+    alice = shell(sys.executable, "client_exo.py --nom Alice --port", str(server.port))
+    alice.wait_for(PROMPT)
+    assert bob.line() == "* Alice a rejoint le chat."
+    alice.type("abc")
+    alice.wait_for(f"{PROMPT}abc")
+    alice.type("\x1a")
+    alice.wait_for("Stopped")
+    for word in commands:
+        alice.type(f"{word}\r")
+        if word == "bg":  # bash le dit arrêté de nouveau à l'invite suivante
+            alice.insist(lambda: alice.type("\r"), "Stopped", times=2)
+    assert bob.line() == "* Alice a quitté le chat."
+    alice.wait_for(PARTED)
+    assert "Traceback" not in alice.seen
+
+
+def test_ctrl_s_n_empeche_pas_le_client_de_finir(conversation):
+    """Le receveur est bloqué au milieu d'une écriture : rien ne peut plus s'afficher."""
+    alice, server = conversation(patch="c.GOODBYE_SECONDS = 0.2")
+    alice.hold_output()
+    server.send("Bob : Salut\n")
+    wait_until(lambda: is_writing(alice.process), "le receveur n'écrit pas")
+    alice.process.terminate()
+    assert alice.process.wait(PATIENCE) == 0
+
+
+def is_writing(process) -> bool:
+    """Renvoie True si un thread est bloqué dans l'écriture de sa sortie (un terminal)."""
+    tasks = list((proc(process) / "task").iterdir())
+    calls = [(task / "syscall").read_text().split()[1:2] for task in tasks]
+    waits = [(task / "wchan").read_text() for task in tasks]
+    return any("tty_write" in wait for wait in waits) or ["0x1"] in calls
 
 
 def test_ctrl_c_pendant_l_au_revoir_finit_sans_attendre(fake_server, terminal):
@@ -824,6 +1018,34 @@ def test_un_terminal_sans_codes_montre_la_ligne_puis_l_invite(conversation, more
     assert "\x1b" not in alice.seen.replace("\x1b[?2004h", "").replace("\x1b[?2004l", "")
 
 
+@pytest.mark.parametrize(
+    "environment", [{"TERM": "dumb"}, {"PYTHONUNBUFFERED": "1"}, {}], ids=["dumb", "python_u", "codes"]
+)
+@pytest.mark.parametrize("has_readline", [True, False], ids=["readline", "sans_readline"])
+def test_une_ligne_recue_avant_que_l_invite_soit_ecrite_ne_la_double_pas(
+    conversation, environment, has_readline
+):
+    before = (
+        "import builtins, time\n"
+        "read = builtins.input\n"
+        "def read_late(*prompt):\n"
+        "    print('(prêt)', file=sys.stderr, flush=True)\n"
+        "    time.sleep(0.5)\n"  # la ligne arrive pendant ce temps
+        "    return read(*prompt)\n"
+        "builtins.input = read_late\n"
+    )
+    if not has_readline:
+        before += "sys.modules['readline'] = None\n"
+    alice, server = conversation(before=before, **environment)
+    server.send("Bob : Salut\n")
+    alice.wait_for("Bob : Salut")
+    alice.type("abc\r")
+    assert server.line() == "abc"
+    alice.wait_for(PROMPT, times=2)
+    assert "Bob : Salut" in alice.rows()
+    assert not [row for row in alice.rows() if row.count("message") > 1]
+
+
 def test_sans_readline_une_ligne_arrive_au_dessus_aussi(conversation):
     alice, server = conversation(before="sys.modules['readline'] = None")
     alice.type("abc")
@@ -969,6 +1191,9 @@ def test_apres_ctrl_z_et_fg_l_invite_et_le_texte_reviennent(conversation):
         ("👍🏽a", 4, ["👍🏽", "a"]),
         ("", 4, [""]),
         ("日本語", 6, ["日本", "語"]),
+        ("un deuxtrois", 10, ["un ", "deuxtrois"]),
+        ("un  deuxtroi  x", 10, ["un  ", "deuxtroi ", " x"]),
+        ("un deuxtroisx", 10, ["un deuxtr", "oisx"]),
     ],
 )
 def test_une_rangee_est_coupee_entre_deux_caracteres_ou_a_un_blanc(line, width, rows):
@@ -1123,6 +1348,16 @@ def test_une_seule_touche_entree_montre_tout_ce_qu_idle_retenait(fake_server):
     window.end()
 
 
+def test_dans_une_fenetre_la_reponse_vient_avant_l_invite_suivante(start_server):
+    window = Window("--port", str(start_server().port), "--nom", "Alice", in_idle=True)
+    window.wait_for(PROMPT)
+    window.type("/liste\n")
+    window.wait_for(f"* Connectés (1) : Alice\n{PROMPT}")
+    window.type("exit\n")
+    window.wait_for("main renvoie 0\n")
+    window.end()
+
+
 def test_trois_tubes_gardes_ouverts_sont_une_personne(start_server):
     """L'onglet Run de PyCharm : pas de terminal, mais quelqu'un y tape."""
     server = start_server()
@@ -1216,14 +1451,105 @@ def test_une_session_qui_continue_retrouve_son_historique_et_ses_signaux(start_s
 # --- Le réseau -----------------------------------------------------------------------
 
 
-def test_un_pare_feu_qui_ne_repond_pas_est_nomme(monkeypatch):
-    def never_answer(address, timeout):
-        assert timeout <= client_exo.CONNECT_SECONDS == 10
-        raise TimeoutError("timed out")
+NO_NAME_SERVER = """
+def getaddrinfo(*_, **__):
+    print("(cherche)", flush=True)
+    c.threading.Event().wait()
+c.socket.getaddrinfo = getaddrinfo
+"""
 
-    monkeypatch.setattr(client_exo.socket, "create_connection", never_answer)
-    with pytest.raises(client_exo.Refused, match="pas de réponse.* pare-feu"):
-        client_exo.connect("127.0.0.1", 12345)
+
+def test_sans_serveur_de_noms_le_client_le_dit(terminal):
+    patch = f"{NO_NAME_SERVER}\nc.CONNECT_SECONDS = 0.5"
+    alice = terminal("--nom", "Alice", "--hote", "chat.example", patch=patch, width=200)
+    alice.wait_for("Connexion impossible à chat.example:12345 : ce nom n'a pas pu être cherché.")
+    assert alice.end() == 1
+
+
+def test_ctrl_c_est_vu_pendant_que_l_on_cherche_un_nom(terminal):
+    patch = f"{NO_NAME_SERVER}\nc.CONNECT_SECONDS = {10 * PATIENCE}"
+    alice = terminal("--nom", "Alice", "--hote", "chat.example", patch=patch)
+    alice.wait_for("(cherche)")
+    alice.type("\x03")
+    alice.wait_for(PARTED)
+    assert alice.end() == 0
+
+
+@pytest.fixture
+def black_hole():
+    """Renvoie un port qui ne répond pas, comme le fait Linux quand sa file d'attente est pleine."""
+    needs("/proc")
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(8):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def test_un_pare_feu_qui_ne_repond_pas_est_nomme(black_hole):
+    quick = "import sys, client_exo as c; c.CONNECT_SECONDS = 0.5; sys.exit(c.main())"
+    result = run_client("--nom", "A", "--port", str(black_hole), command=["-c", quick])
+    assert result.returncode == 1
+    assert result.stderr.decode().startswith(
+        f"Connexion impossible à 127.0.0.1:{black_hole} : pas de réponse. Le serveur est-il lancé ?"
+    )
+
+
+def test_une_adresse_qui_ne_repond_pas_laisse_du_temps_a_la_suivante(black_hole, fake_server):
+    program = (
+        "import sys, client_exo as c\n"
+        "tcp = c.socket.AF_INET, c.socket.SOCK_STREAM, 0, ''\n"
+        f"found = [(*tcp, ('127.0.0.1', p)) for p in ({black_hole}, {fake_server.port})]\n"
+        "c.socket.getaddrinfo = lambda *_, **__: found\n"
+        "c.CONNECT_SECONDS = 6\n"
+        "sys.exit(c.main())\n"
+    )
+    robot = start_client("--hote", "deux", "--nom", "Alice", command=["-c", program])
+    fake_server.admit().close()
+    finish(robot)
+
+
+def test_la_limite_de_la_connexion_ne_vaut_pas_pour_la_suite(fake_server):
+    """create_connection laisse au socket sa limite : elle couperait un salon silencieux."""
+    program = (
+        "import sys, client_exo as c\n"
+        "connect = c.socket.create_connection\n"
+        "def limited(*rest):\n"
+        "    sock = connect(*rest)\n"
+        "    sock.settimeout(0.2)\n"
+        "    return sock\n"
+        "c.socket.create_connection = limited\n"
+        "sys.exit(c.main())\n"
+    )
+    robot = start_client("--port", fake_server.port, "--nom", "Alice", command=["-c", program])
+    peer = fake_server.admit()
+    time.sleep(1)  # plus long que la limite : c'est ce silence que l'on essaie
+    peer.send("* fin\n")
+    assert robot.stdout.readline() == b"* Bienvenue, Alice !\n"
+    assert robot.stdout.readline() == b"* fin\n"
+    peer.close()
+    finish(robot)
+
+
+def test_un_serveur_qui_prend_son_temps_n_est_pas_perdu(fake_server):
+    """Il ne lit plus pendant plus longtemps que la limite, ici raccourcie."""
+    quick = "c.protocol.SOCKET_OPTIONS |= {'TCP_USER_TIMEOUT': 300}"
+    program = f"import sys, client_exo as c\n{quick}\nsys.exit(c.main())"
+    robot = start_client("--port", fake_server.port, "--nom", "Alice", command=["-c", program])
+    peer = fake_server.admit()
+    lines = (b"x" * 999 + b"\n") * 8000  # plus que le système n'en garde
+    thread = threading.Thread(target=lambda: (robot.stdin.write(lines), robot.stdin.close()))
+    thread.start()
+    assert peer.line() == "x" * 999
+    time.sleep(3)  # plus long que la limite : c'est cette attente que l'on essaie
+    assert peer.lines_until("") == ["x" * 999] * 7999
+    assert peer.line() == "exit"
+    thread.join()
+    peer.send("* Au revoir, Alice.\n")
+    peer.close()
+    assert finish(robot) == (0, "")
 
 
 @pytest.fixture

@@ -131,9 +131,10 @@ class Screen:
             self.prompt = ""  # sans le verrou : le receveur peut y être bloqué (Ctrl+S)
 
     def read_line(self, prompt: str) -> str:
-        with self.lock:  # l'invite s'écrit et se note à la fois
-            self.prompt = prompt
-            self.show()
+        if prompt:
+            with self.lock:  # l'invite s'écrit et se note à la fois
+                self.prompt = prompt
+                self.show()
         return input()
 
     def finish_row(self, text: str) -> None:
@@ -299,7 +300,8 @@ class Connection:
 
     def ask(self, prompt: str) -> str:
         """Renvoie la ligne tapée ; ou lève ce que les signaux ou le receveur ont noté."""
-        time.sleep(self.screen.catch_up_seconds)
+        if self.screen.catch_up_seconds:  # même de 0 s, sleep coûterait 0,1 ms par ligne d'un tube
+            time.sleep(self.screen.catch_up_seconds)
         while True:
             if self.is_interrupted:
                 raise KeyboardInterrupt

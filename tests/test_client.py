@@ -53,10 +53,10 @@ if IS_WINDOWS:
     COMMAND = ["-c", f"import sys, client_exo as c\n{UNIX_LINES}\nsys.exit(c.main())"]
 
 
-def run_client(*options, text: str | bytes = "", **more):
+def run_client(*options, text: str | bytes = "", command=COMMAND, **more):
     data = text.encode() if isinstance(text, str) else text
     return subprocess.run(
-        [sys.executable, "-W", "error", *COMMAND, *options],
+        [sys.executable, "-W", "error", *command, *options],
         cwd=ROOT, input=data, capture_output=True, timeout=PATIENCE, **more,
     )  # fmt: skip
 

@@ -158,6 +158,7 @@ class Peer:
 
     def reset(self) -> None:
         """Coupe la connexion : TCP envoie un reset, sans fin de flux."""
+        needs("une coupure brutale")
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 

@@ -497,7 +497,6 @@ def test_l_au_revoir_est_suivi_de_la_fermeture_sans_que_le_client_ferme(start_se
 
 
 def test_un_client_coupe_au_milieu_d_une_ligne_part_comme_un_autre(start_server):
-    needs("une coupure brutale")
     alice, bob = start_server().room("Alice", "Bob")
     bob.send("une moitié de li")
     bob.reset()

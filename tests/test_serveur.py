@@ -515,10 +515,13 @@ def fail(buffer, data):
 s.protocol.LineBuffer.feed = fail
 """
     server = Server(patch=patch)
-    alice, bob = server.room("Alice", "Bob")
-    bob.send("faute\n")
-    assert alice.line() == "* Bob a quitté le chat."
-    assert "MemoryError" in server.end()
+    try:
+        alice, bob = server.room("Alice", "Bob")
+        bob.send("faute\n")
+        assert alice.line() == "* Bob a quitté le chat."
+    finally:
+        errors = server.end()
+    assert "MemoryError" in errors
 
 
 def test_cinq_cents_passages_ne_laissent_rien(start_server):

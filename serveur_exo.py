@@ -611,7 +611,7 @@ def raise_file_limit(clients: int) -> int:
         import resource
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if hard != resource.RLIM_INFINITY:
-            clients = max(1, min(clients, hard - SPARE_FILES))
+            clients = min(clients, hard - SPARE_FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, clients + SPARE_FILES), hard))
     return clients
 

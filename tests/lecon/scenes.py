@@ -1,0 +1,930 @@
+"""Les scènes : un piège chacune, jouée contre un programme que l'on ne connaît pas.
+
+    from scenes import run_scene
+    verdict, seen = run_scene("fin", "tests/lecon/etape0.py")
+    run_scene("fin", "mon_serveur.py", ["5555"])        # avec des arguments
+
+`verdict` vaut « oui » (cela tient), « non » (cela ne tient pas, et `seen` dit ce qui a été vu),
+« autre » (un autre dialecte, sans faute), « ? » (pas pu voir) ou « - » (sans objet). Les noms sont
+les clés de SERVER_SCENES, de MORE_SCENES (des pièges de l'escalier que le tableau de diagnostic.py
+n'a pas : `adieu adresse nom_colle imite`) et de CLIENT_SCENES. Chaque scène lance le programme dans
+un processus neuf (prelude.py), attend des événements, jamais une durée, et fait ses courses avec
+des portes. Un « non » demande une preuve : une exception, un blocage, un message reçu mais pas
+transmis, un autre passé avant. Sans preuve, c'est « ? ».
+"""
+
+import ast
+import contextlib
+import functools
+import json
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+PRELUDE = (Path(__file__).parent / "prelude.py").read_text(encoding="utf-8")
+PATIENCE = 8  # s pour ce qui doit arriver
+START_SECONDS = 5  # s pour écouter ou se connecter
+CALM_SECONDS = 0.12  # s sans rien : un programme qui attend dans recv a tout traité
+STUCK_SECONDS = 2  # s sans rien, alors qu'un message est attendu : il ne viendra plus
+CONSOLE_BYTES = 1 << 20  # octets de console gardés
+LEAVE_WORDS = "exit quit quitter bye fin q end stop leave logout disconnect aurevoir".split()
+
+
+class Verdict(NamedTuple):
+    verdict: str
+    seen: str = ""
+
+
+class Dialect(NamedTuple):
+    """Comment on parle à un programme : trouvé par find_dialect."""
+
+    args: tuple = ()  # de la ligne de commande
+    end: str = ""  # la fin d'un message : rien, ou "\n"
+    handshake: tuple = ("{}",)  # ce que l'on envoie pour entrer ; {} est le nom
+    greeting: str = ""  # ce que dit le serveur avant le nom
+    signed: bool = False  # les autres lisent le nom devant le message
+    echo: bool = False  # l'auteur reçoit aussi son message
+
+
+class Trouble(Exception):
+    """Le programme n'est pas allé jusqu'où la scène commence."""
+
+
+class Peer:
+    """Un client brut du programme essayé (ou, pour un client, ce qu'il a ouvert)."""
+
+    def __init__(self, sock: socket.socket, name: str) -> None:
+        self.sock = sock
+        self.name = name
+        self.port = sock.getsockname()[1]
+        self.heard = b""
+        self.reads = True  # False : il ne lit plus
+        self.is_closed = False  # l'autre bout a fermé
+
+    def send(self, data: str | bytes) -> None:
+        with contextlib.suppress(OSError):  # l'autre bout a peut-être fermé
+            self.sock.sendall(data.encode() if isinstance(data, str) else data)
+
+    def read(self) -> None:
+        try:
+            data = self.sock.recv(65536)
+        except OSError:
+            data = b""
+        self.heard += data
+        self.is_closed = not data
+
+    def text(self) -> str:
+        return self.heard.decode(errors="replace")
+
+    def reset(self) -> None:
+        """Coupe la connexion : TCP envoie un reset, sans fin de flux."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+        self.is_closed = True
+
+
+class Program:
+    """Un programme dans son processus : ce qu'il fait, ce qu'il écrit, et ceux qui lui parlent."""
+
+    def __init__(self, path: str, dialect: Dialect = Dialect()) -> None:
+        self.path, self.dialect = os.path.abspath(path), dialect
+        self.peers: list[Peer] = []
+        self.events: list[list] = []
+        self.port = 0  # où il écoute
+        self.receiving: set[int] = set()  # clients dont il attend un message
+        self.sending: set[int] = set()  # clients à qui un envoi n'a pas fini
+        self.last_event_at = time.monotonic()
+        self.has_ended = False
+        self.console = b""
+        self.reads_console = True
+        self.words = 0
+        self.partial = b""
+        with contextlib.ExitStack() as stack:  # ce qui est déjà ouvert, si la suite échoue
+            self.folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="diagnostic-", ignore_cleanup_errors=True)
+            )
+            self.errors = stack.enter_context(tempfile.TemporaryFile())
+            self.listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            self.listener.settimeout(PATIENCE)
+            self.process = subprocess.Popen(
+                [sys.executable, "-u", "-B", "-c", PRELUDE, str(self.listener.getsockname()[1]),
+                 self.path, *dialect.args],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, cwd=self.folder,
+                env={**os.environ, "PYTHONIOENCODING": "utf-8"}, start_new_session=True,
+            )  # fmt: skip
+            stack.callback(self.kill)
+            threading.Thread(target=self.read_console, daemon=True).start()
+            self.control = stack.enter_context(self.listener.accept()[0])
+            stack.enter_context(self.listener.accept()[0])  # la ligne de vie
+            self.stack = stack.pop_all()
+
+    def __enter__(self) -> "Program":
+        return self
+
+    def __exit__(self, *_) -> None:
+        with self.stack:
+            for peer in self.peers:
+                peer.sock.close()
+
+    def kill(self) -> None:
+        """Finit le programme et tout ce qu'il a lancé."""
+        with contextlib.suppress(ProcessLookupError):
+            if hasattr(os, "killpg"):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            elif self.process.poll() is None:
+                kill = ["taskkill", "/F", "/T", "/PID", str(self.process.pid)]
+                subprocess.run(kill, capture_output=True, check=False)
+                self.process.kill()
+        self.process.wait()
+        self.reads_console = True
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+    def read_console(self) -> None:
+        """Thread : garde ce que le programme écrit, sauf quand la scène ne veut pas le lire."""
+        with contextlib.suppress(OSError, ValueError), self.process.stdout as stdout:
+            while data := os.read(stdout.fileno(), 4096):
+                self.console = (self.console + data)[-CONSOLE_BYTES:]
+                while not self.reads_console:
+                    time.sleep(0.01)
+
+    # --- Ce qui arrive ---
+
+    def until(self, condition, seconds: float = PATIENCE) -> bool:
+        """Laisse tout arriver jusqu'à ce que `condition()` soit vraie ; renvoie False sinon."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self.pump(min(left, 0.02))
+        return True
+
+    def pump(self, seconds: float) -> None:
+        sources = [peer.sock for peer in self.peers if peer.reads and not peer.is_closed]
+        ready = select.select(sources + [self.control] * (not self.has_ended), [], [], seconds)[0]
+        for peer in self.peers:
+            if peer.sock in ready:
+                peer.read()
+                self.last_event_at = time.monotonic()
+        if self.control in ready:
+            try:
+                data = self.control.recv(65536)
+            except OSError:
+                data = b""
+            self.has_ended = not data
+            *lines, self.partial = (self.partial + data).split(b"\n")
+            for line in lines:
+                self.note(*json.loads(line))
+
+    def note(self, kind: str, *values) -> None:
+        """Retient un événement du programme (prelude.py les envoie)."""
+        self.events.append([kind, *values])
+        if kind in ("received", "sending", "sent", "accepted"):
+            self.last_event_at = time.monotonic()
+        if kind == "listening":
+            self.port = values[0]
+        elif kind in ("receiving", "sending"):
+            getattr(self, kind).add(values[0])
+        elif kind in ("received", "sent"):
+            {"received": self.receiving, "sent": self.sending}[kind].discard(values[0])
+
+    def happened(self, kind: str, *values, after: int = 0) -> bool:
+        return any(event[: len(values) + 1] == [kind, *values] for event in self.events[after:])
+
+    def is_calm(self, seconds: float) -> bool:
+        return time.monotonic() - self.last_event_at > seconds
+
+    def settle(self, peer: Peer) -> None:
+        """Attend que ce qu'a dit ce client soit traité : recv a recommencé, puis plus rien."""
+        self.until(
+            lambda: peer.is_closed
+            or self.has_ended
+            or self.is_calm(CALM_SECONDS if peer.port in self.receiving else 4 * CALM_SECONDS),
+            PATIENCE,
+        )
+
+    def is_stuck(self) -> bool:
+        """Renvoie True si rien ne vient plus, alors que le processeur est à la disposition."""
+        if self.has_ended or not self.is_calm(STUCK_SECONDS):
+            return self.has_ended
+        before = len(self.events)
+        self.order("ping")
+        self.until(lambda: self.has_ended or self.happened("pong", after=before))
+        return self.is_calm(STUCK_SECONDS)
+
+    def order(self, what: str, **more) -> None:
+        """Arme (arm) ou ouvre (open) une porte dans le programme."""
+        with contextlib.suppress(OSError):
+            self.control.sendall(json.dumps({"do": what, **more}).encode() + b"\n")
+        if what != "ping":
+            self.order("ping")
+            before = len(self.events)
+            self.until(lambda: self.has_ended or self.happened("pong", after=before))
+
+    def is_held(self, seconds: float = 1.5) -> bool:
+        """Attend que la porte retienne un appel."""
+        before = len(self.events)
+        return self.until(lambda: self.happened("held", after=before - 1), seconds)
+
+    # --- Parler ---
+
+    def connect(self, name: str, small: bool = False) -> Peer:
+        sock = socket.socket()
+        if small:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.last_event_at = time.monotonic()
+        sock.settimeout(PATIENCE)
+        self.peers.append(Peer(sock, name))
+        try:
+            sock.connect(("127.0.0.1", self.port))
+        except OSError as reason:
+            raise Trouble(f"connexion refusée à {name}") from reason
+        self.peers[-1].port = sock.getsockname()[1]
+        return self.peers[-1]
+
+    def enter(self, name: str, **more) -> Peer:
+        """Connecte un client et lui fait dire ce qu'il faut pour entrer."""
+        peer = self.connect(name, **more)
+        self.until(lambda: self.happened("accepted", peer.port) or self.is_stuck())
+        self.settle(peer)
+        for answer in self.dialect.handshake:
+            self.say(peer, answer.format(name))
+        return peer
+
+    def say(self, peer: Peer, text: str) -> None:
+        """Envoie un message, et attend qu'il soit traité."""
+        self.last_event_at = time.monotonic()
+        peer.send(text + self.dialect.end)
+        self.settle(peer)
+
+    def word(self) -> str:
+        self.words += 1
+        return f"mot{self.words:03}"
+
+    def hear(self, peers: list[Peer], word: str) -> bool:
+        """Attend que tous ces clients aient reçu `word`."""
+        data = word.encode()
+        return self.until(
+            lambda: all(data in peer.heard for peer in peers) or self.is_stuck(), 2 * PATIENCE
+        ) and all(data in peer.heard for peer in peers)
+
+    def reaches(self, speaker: Peer, listeners: list[Peer], word: str = "") -> bool:
+        """Fait dire un mot à `speaker` ; renvoie True si tous les autres l'entendent."""
+        word = word or self.word()
+        self.last_event_at = time.monotonic()
+        speaker.send(word + self.dialect.end)
+        return self.hear(listeners, word)
+
+    def room(self, *names: str) -> list[Peer]:
+        """Fait entrer ces clients, et vérifie que le dernier est entendu de tous."""
+        peers = [self.enter(name) for name in names]
+        if not self.reaches(peers[-1], peers[:-1]):
+            raise Trouble(f"{peers[-1].name} n'est pas entendu de tous avant le piège")
+        self.settle(peers[-1])
+        return peers
+
+    # --- Ce qu'on a vu ---
+
+    def stderr(self) -> str:
+        self.errors.seek(0)
+        return self.errors.read(CONSOLE_BYTES).decode(errors="replace")
+
+    def exception(self) -> str:
+        """Renvoie la première exception, avec sa ligne dans le fichier essayé, ou rien."""
+        for trace in re.split(r"Traceback \(most recent call last\):|Exception Group", self.stderr())[1:]:
+            places = re.findall(r'File "(.*?)", line (\d+), in (.*)', trace)
+            error = re.search(r"^(?:\w+\.)*(\w+(?:Error|Exception|Reset|Exit|timeout)\b.*)", trace, re.M)
+            mine = [place for place in places if place[0] == self.path]
+            if error:
+                where = ""
+                if mine:
+                    where = f", ligne {mine[-1][1]} ({mine[-1][2].strip('<>')})"
+                return f"{error[1].strip()[:70]}{where}"
+        return ""
+
+    def cause(self, speaker: Peer) -> str:
+        """Renvoie ce qui prouve que le message de `speaker` ne viendra pas, ou rien."""
+        blocked = [peer.name for peer in self.peers if peer.port in self.sending]
+        if self.exception():
+            return self.exception()
+        if self.has_ended:
+            return "le programme s'est terminé"
+        if blocked:
+            return f"un envoi à {blocked[0]} n'a pas fini"
+        if speaker.is_closed:
+            return f"le serveur a fermé la connexion de {speaker.name}"
+        if not self.happened("accepted", speaker.port):
+            return f"la connexion de {speaker.name} n'est pas acceptée"
+        if speaker.port in self.receiving:
+            return f"le message de {speaker.name} est reçu, mais pas transmis"
+        return f"le serveur ne lit plus {speaker.name}"
+
+    def missed(self, speaker: Peer, listener: Peer) -> Verdict:
+        why = self.cause(speaker)
+        return Verdict("non", f"{listener.name} n'entend plus {speaker.name} : {why}.")
+
+
+# --- Trouver comment un programme parle -------------------------------------------
+
+
+def answer_to(question: str) -> str:
+    """Renvoie ce que l'on répond à une question d'un programme ; {} est le nom."""
+    for pattern, answer in (
+        ("message", ""),
+        (r"port", "12345"),
+        (r"\bip\b|h[oô]te|host|adresse|address|serveur|server", "127.0.0.1"),
+        (r"mot de passe|password|passe", "secret"),
+        (r"salon|room|channel|groupe", "salon"),
+        (r"nom|name|pseudo|nick|user|login|qui ", "{}"),
+        (r"\[?[oy]/n\]?", "o"),
+        (r"combien|nombre|max|many|number", "10"),
+    ):
+        if re.search(pattern, question, re.I):
+            return answer
+    return "{}"
+
+
+def start(path: str, args: tuple) -> Program:
+    """Lance un programme et répond à ses questions jusqu'à ce qu'il écoute ou se connecte."""
+    program = Program(path, Dialect(args))
+    answered = 0
+    program.listener.settimeout(0)
+
+    def is_ready() -> bool:
+        nonlocal answered
+        questions = [event[1] for event in program.events if event[0] == "asking"]
+        if len(questions) > answered:
+            answered = len(questions)
+            answer = answer_to(questions[-1]).format("Alice") or "1"
+            with contextlib.suppress(OSError):
+                os.write(program.process.stdin.fileno(), answer.encode() + b"\n")
+        with contextlib.suppress(OSError):
+            program.peers.append(Peer(program.listener.accept()[0], "Serveur"))
+        return bool(program.port or program.peers or program.has_ended)
+
+    program.until(is_ready, START_SECONDS)
+    return program
+
+
+def find_args(path: str) -> tuple[str, tuple, str]:
+    """Renvoie ("serveur", "client" ou "", ses arguments, ce qu'il a dit)."""
+    said = ""
+    for args in ((), ("127.0.0.1", "12345"), ("12345",)):
+        with start(path, args) as program:
+            if program.port:
+                return "serveur", args, ""
+            if program.peers:
+                return "client", args, ""
+            reason = program.exception()
+            program.until(lambda: False, CALM_SECONDS)  # ses derniers mots
+            said = said or reason or (program.console.decode(errors="replace") + program.stderr())
+            if not program.has_ended:
+                return "", args, "le programme n'écoute pas et ne se connecte pas"
+            if "argv" not in Path(path).read_text(errors="replace") + said and "usage" not in said:
+                break
+    return "", (), said.strip()[-200:] or "le programme se termine sans écouter ni se connecter"
+
+
+@functools.lru_cache
+def find_dialect(path: str, args: tuple | None = None) -> tuple[Dialect | None, str]:
+    """Renvoie comment parler à un serveur, ou None et ce qu'il a dit."""
+    if args is None:
+        kind, args, said = find_args(path)
+        if kind != "serveur":
+            return None, said or "c'est un client"
+    said = ""
+    for end, named in (("", True), ("\n", True), ("", False), ("\n", False)):
+        with start(path, args) as program:
+            program.dialect = Dialect(args, end)
+            with contextlib.suppress(Trouble):
+                found = try_dialect(program, named)
+                if found:
+                    return found, ""
+            said = said or greeting_and_error(program)
+    return None, said
+
+
+def greeting_and_error(program: Program) -> str:
+    heard = " ".join(program.peers[0].text().split()) if program.peers else ""
+    words = [f"il dit « {heard[:60]} »"] * bool(heard) + [program.exception()]
+    return " ; ".join(filter(None, words)) or "il ne dit rien"
+
+
+def try_dialect(program: Program, named: bool) -> Dialect | None:
+    """Fait entrer Alice et Bob, et parler Alice trois fois ; renvoie le dialecte si Bob entend."""
+    if not program.until(lambda: program.port or program.has_ended, START_SECONDS):
+        return None
+    alice = program.connect("Alice")
+    program.until(lambda: program.happened("accepted", alice.port) or program.is_stuck())
+    program.settle(alice)
+    greeting, handshake = alice.text(), []
+    question = greeting
+    while named and len(handshake) < 5:
+        answer = answer_to(question) or "{}"
+        handshake.append("{}" if not handshake and answer != "secret" else answer)
+        before = len(alice.text())
+        program.say(alice, handshake[-1].format("Alice"))
+        question = alice.text()[before:].strip()
+        if not re.search(r"[:?]$", question) or not answer_to(question):
+            break
+    dialect = program.dialect = program.dialect._replace(
+        handshake=tuple(handshake), greeting=" ".join(greeting.split())
+    )
+    before = len(alice.heard)
+    bob = program.enter("Bob")
+    announced = alice.heard[before:].decode(errors="replace").strip()
+    words = [program.word() for _ in range(3)]
+    for word in words:
+        if not program.reaches(alice, [bob], word):
+            return None
+        program.settle(alice)
+    before = len(alice.heard)
+    word = program.word()
+    if program.reaches(bob, [alice], word) and named:
+        template = alice.heard[before:].decode(errors="replace").strip()
+        if len(handshake) == 1 and announced == template.replace(word, "Bob"):
+            dialect = dialect._replace(handshake=())  # le nom n'est qu'un message
+    echo = all(word.encode() in alice.heard for word in words)
+    return dialect._replace(echo=echo, signed=is_signed(bob.text(), "Alice", words[1]))
+
+
+def is_signed(text: str, name: str, word: str) -> bool:
+    """Renvoie True si `name` précède `word`, sans fin de ligne ni autre mot entre les deux."""
+    return bool(re.search(rf"{re.escape(name)}(?:(?!mot\d)[^\n]){{0,80}}{word}", text))
+
+
+def compared_words(path: str) -> list[str]:
+    """Renvoie les chaînes auxquelles un programme compare quelque chose, d'après son source."""
+    words = []
+    with contextlib.suppress(SyntaxError, ValueError):
+        for node in ast.walk(ast.parse(Path(path).read_bytes())):
+            if isinstance(node, (ast.Compare, ast.MatchValue)):
+                words += [c.value for c in ast.walk(node) if isinstance(c, ast.Constant)]
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "startswith":
+                words += [c.value for c in ast.walk(node) if isinstance(c, ast.Constant)]
+    words = [w.decode(errors="replace") if isinstance(w, bytes) else w for w in words]
+    return list(dict.fromkeys(w.strip() for w in words if isinstance(w, str) and w.strip()))
+
+
+def leave_words(path: str) -> list[str]:
+    found = compared_words(path)
+    return ["exit", *(w for w in found if w != "exit" and w.lower().strip("/:!. ") in LEAVE_WORDS)]
+
+
+# --- L'énoncé ---------------------------------------------------------------------
+
+
+def message(s: Program) -> Verdict:
+    alice, bob, chloe = s.room("Alice", "Bob", "Chloe")
+    for speaker, others in ((alice, [bob, chloe]), (chloe, [alice, bob])):
+        word = s.word()
+        if not s.reaches(speaker, others, word):
+            deaf = next(peer for peer in others if word.encode() not in peer.heard)
+            return s.missed(speaker, deaf)
+    if not is_signed(bob.text(), "Chloe", word):
+        return Verdict("autre", "le serveur transmet le message sans le nom")
+    return Verdict("oui")
+
+
+def accents(s: Program) -> Verdict:
+    alice, bob = s.room("Alice", "Bob")
+    word = s.word() + "éàç€"
+    if s.reaches(alice, [bob], word):
+        return Verdict("oui")
+    if s.exception() or word[:6] in bob.text():
+        got = bob.text()[-30:].split("\n")[0] if word[:6] in bob.text() else "rien"
+        return Verdict("non", f"Alice envoie « {word} » ; Bob reçoit {got}. {s.exception()}".strip())
+    return s.missed(alice, bob)
+
+
+def console(s: Program) -> Verdict:
+    alice, bob = s.room("Alice", "Bob")
+    before, word = len(s.console), s.word()
+
+    def written() -> str:
+        return s.console[before:].decode(errors="replace") + s.stderr()
+
+    if not s.reaches(alice, [bob], word):
+        return s.missed(alice, bob)
+    s.settle(alice)
+    if not s.until(lambda: word in written() or s.is_stuck(), PATIENCE) or word not in written():
+        return Verdict("non", "le serveur transmet le message, et ne l'écrit pas à l'écran")
+    s.until(lambda: False, CALM_SECONDS)  # la fin de la ligne
+    if "Alice" in written():
+        return Verdict("oui")
+    if not s.dialect.signed:
+        return Verdict("autre", "le serveur ne sait pas qui parle")
+    return Verdict("non", f"l'écran montre {written().strip()[-40:]!r}, sans le nom d'Alice")
+
+
+def leave(s: Program) -> Verdict:
+    alice, bob, chloe = s.room("Alice", "Bob", "Chloe")
+    for word in leave_words(s.path):
+        alice.send(word + s.dialect.end)
+        s.last_event_at = time.monotonic()
+        s.until(lambda: alice.is_closed or s.is_stuck() or word.encode() in bob.heard)
+        s.settle(alice)
+        if s.exception() and not alice.is_closed:
+            return Verdict("non", f"après « {word} » : {s.exception()}")
+        if alice.is_closed:
+            verdict = after_departure(s, alice, chloe, bob)
+            if verdict.verdict == "oui" and word != "exit":
+                return Verdict("autre", f"on quitte par « {word} »")
+            return verdict
+    return Verdict("autre", "« exit » est un message comme un autre : c'est au client de fermer")
+
+
+def after_departure(s: Program, gone: Peer, speaker: Peer, listener: Peer) -> Verdict:
+    """Trois messages après un départ : ils sont entendus, et rien n'est envoyé au disparu."""
+    for _ in range(3):
+        before = len(s.events)
+        if not s.reaches(speaker, [listener]):
+            return s.missed(speaker, listener)
+        s.settle(speaker)
+    if s.happened("sending", gone.port, after=before):
+        return Verdict("non", f"{gone.name} est partie ; le serveur lui envoie encore les messages")
+    return Verdict("oui")
+
+
+# --- Les pièges -------------------------------------------------------------------
+
+
+def end_of_stream(s: Program) -> Verdict:
+    alice, bob, chloe = s.room("Alice", "Bob", "Chloe")
+    alice.sock.shutdown(socket.SHUT_WR)
+    s.last_event_at = time.monotonic()
+    s.settle(alice)
+    if s.happened("endless", alice.port):
+        return Verdict("non", 'Alice ferme : recv renvoie b"" sans fin, et le serveur continue')
+    alice.sock.close()
+    alice.is_closed = True
+    return after_departure(s, alice, chloe, bob)
+
+
+def cut_off(s: Program) -> Verdict:
+    alice, bob, chloe = s.room("Alice", "Bob", "Chloe")
+    alice.reset()
+    s.last_event_at = time.monotonic()
+    s.settle(chloe)
+    return after_departure(s, alice, chloe, bob)
+
+
+def reset_early(s: Program) -> Verdict:
+    bob = s.enter("Bob")
+    gone = s.connect("Alice")
+    s.until(lambda: s.happened("accepted", gone.port) or s.is_stuck())
+    s.settle(gone)
+    gone.reset()
+    s.settle(bob)
+    return newcomer_is_heard(s, bob)
+
+
+def newcomer_is_heard(s: Program, bob: Peer) -> Verdict:
+    try:
+        chloe = s.enter("Chloe")
+    except Trouble as reason:
+        return Verdict("non", f"{reason} : {s.exception() or 'le serveur est arrêté'}")
+    return Verdict("oui") if s.reaches(chloe, [bob]) else s.missed(chloe, bob)
+
+
+def mute(s: Program) -> Verdict:
+    bob = s.enter("Bob")
+    silent = s.connect("Muet")
+    s.until(lambda: s.happened("accepted", silent.port) or s.is_stuck())
+    s.settle(silent)
+    verdict = newcomer_is_heard(s, bob)
+    if verdict.verdict == "non" and not s.exception() and silent.port in s.receiving:
+        return Verdict("non", "Chloe n'entre pas tant qu'un client qui ne dit rien est attendu")
+    return verdict
+
+
+def glued(s: Program) -> Verdict:
+    """Deux messages dans un seul envoi, avec des fins de ligne, puis comme le dialecte les finit."""
+    alice, bob = s.room("Alice", "Bob")
+    for end in dict.fromkeys(("\n", s.dialect.end)):
+        first, second = s.word(), s.word()
+        s.last_event_at = time.monotonic()
+        alice.send(first + end + second + end)
+        if not s.hear([bob], second):
+            return s.missed(alice, bob)
+        s.settle(alice)
+        line = bob.text()[bob.text().find(first) - 8 :]
+        if s.dialect.signed and is_signed(bob.text(), "Alice", second):
+            return Verdict("oui")
+        if s.dialect.end and not s.dialect.signed and re.search(rf"{first}\r?\n.*{second}", line):
+            return Verdict("oui")
+    if not s.dialect.signed:
+        return Verdict("autre", "rien ne sépare deux messages : le client doit savoir le faire")
+    return Verdict("non", f"deux messages envoyés ensemble : Bob reçoit {line[:50]!r}")
+
+
+def glued_name(s: Program) -> Verdict:
+    """Le nom et un premier message dans un seul envoi."""
+    if len(s.dialect.handshake) != 1 or not s.dialect.signed:
+        return Verdict("-")
+    (bob,), word = [s.enter("Bob")], s.word()
+    chloe = s.connect("Chloe")
+    s.until(lambda: s.happened("accepted", chloe.port))
+    s.settle(chloe)
+    chloe.send(f"Chloe\n{word}\n")
+    if not s.hear([bob], word):
+        s.say(chloe, s.word())
+        return Verdict("non", f"le message collé au nom n'arrive pas ; Bob lit {bob.text()[-40:]!r}")
+    if is_signed(bob.text(), "Chloe", word):
+        return Verdict("oui")
+    return Verdict("non", f"le nom et un message envoyés ensemble : Bob lit {bob.text()[-40:]!r}")
+
+
+def cut_character(s: Program) -> Verdict:
+    """« é » fait deux octets, qui arrivent ici en deux recv."""
+    alice, bob = s.room("Alice", "Bob")
+    if not s.reaches(alice, [bob], s.word() + "é"):
+        return Verdict("-", "les accents ne passent pas")
+    word = s.word()
+    alice.send(word.encode() + "é".encode()[:1])
+    s.last_event_at = time.monotonic()
+    s.settle(alice)
+    alice.send("é".encode()[1:] + s.dialect.end.encode())
+    if s.hear([bob], word + "é"):
+        return Verdict("oui")
+    s.settle(alice)
+    got = bob.text()[bob.text().find(word) :] if word in bob.text() else "rien"
+    why = s.exception() or f"Bob reçoit {got[:30]!r}"
+    return Verdict("non", f"« é » arrive en deux morceaux : {why}")
+
+
+def changing_list(s: Program) -> Verdict:
+    """Un client part pendant qu'un message est diffusé, juste après l'avoir reçu."""
+    *others, speaker = s.room("Alice", "Bob", "Chloe", "David")
+    word = s.word()
+    s.order("arm", kind="after", word=word, **{"except": [speaker.port]})
+    speaker.send(word + s.dialect.end)
+    if not s.is_held():
+        return Verdict("?", "la diffusion n'a pas pu être retenue")
+    held = [event[1] for event in s.events if event[0] == "held"][-1]
+    gone = next(peer for peer in others if peer.port == held)
+    others.remove(gone)
+    go_away(s, gone)
+    s.order("open")
+    if s.hear(others, word):
+        return Verdict("oui")
+    if s.exception():
+        return Verdict("non", f"un départ pendant une diffusion : {s.exception()}")
+    deaf = next(peer for peer in others if word.encode() not in peer.heard)
+    return Verdict("non", f"{gone.name} part pendant la diffusion : {deaf.name} n'a pas le message")
+
+
+def go_away(s: Program, gone: Peer) -> None:
+    """Quitte par un mot, puis par une fin de flux, puis net, jusqu'à ce que le serveur ferme."""
+
+    def is_over() -> bool:
+        return gone.is_closed or s.happened("closed", gone.port) or s.happened("endless", gone.port)
+
+    s.last_event_at = time.monotonic()
+    for step in (*leave_words(s.path), None):
+        if step is None:
+            with contextlib.suppress(OSError):
+                gone.sock.shutdown(socket.SHUT_WR)
+        else:
+            gone.send(step + s.dialect.end)
+        if s.until(is_over, 3 * CALM_SECONDS):
+            break
+    s.until(lambda: False, CALM_SECONDS)
+    if not is_over():
+        gone.reset()
+        s.until(lambda: False, CALM_SECONDS)
+
+
+def gone_neighbour(s: Program) -> Verdict:
+    """Un client est coupé alors que le serveur allait lui envoyer un message."""
+    *others, speaker = s.room("Alice", "Bob", "Chloe")
+    word = s.word()
+    s.order("arm", kind="before", word=word, **{"except": [speaker.port]})
+    speaker.send(word + s.dialect.end)
+    if not s.is_held():
+        return Verdict("?", "la diffusion n'a pas pu être retenue")
+    held = [event[1] for event in s.events if event[0] == "held"][-1]
+    gone = next(peer for peer in others if peer.port == held)
+    others.remove(gone)
+    gone.reset()
+    s.until(lambda: s.happened("closed", gone.port), 3 * CALM_SECONDS)
+    s.order("open")
+    if s.hear(others, word) and s.reaches(speaker, others):
+        return Verdict("oui")
+    return s.missed(speaker, others[0])
+
+
+def frozen(s: Program) -> Verdict:
+    """Un client ne lit plus ; de petits tampons évitent d'envoyer des mégaoctets."""
+    s.order("arm", kind="small buffers")
+    stuck = s.enter("Fige", small=True)
+    alice, bob = s.room("Alice", "Bob")
+    s.order("open")
+    stuck.reads = False
+    for _ in range(90):
+        s.last_event_at = time.monotonic()
+        alice.send("x" * 900 + s.dialect.end)
+        s.pump(0)
+    if s.reaches(alice, [bob]):
+        return Verdict("oui")
+    if stuck.port in s.sending:
+        return Verdict("non", "Fige ne lit plus : un envoi l'attend, et Bob ne reçoit plus rien")
+    return Verdict("non", s.missed(alice, bob).seen) if s.exception() else Verdict("?")
+
+
+def one_order(s: Program) -> Verdict:
+    """Deux clients parlent ensemble : la diffusion du premier est retenue après un envoi."""
+    bob, david, alice, chloe = s.room("Bob", "David", "Alice", "Chloe")
+    first, second = s.word(), s.word()
+    s.order("arm", kind="after", word=first, **{"except": [alice.port, chloe.port]})
+    alice.send(first + s.dialect.end)
+    if not s.is_held():
+        return Verdict("?", "la diffusion n'a pas pu être retenue")
+    chloe.send(second + s.dialect.end)
+    listeners = [bob, david]
+    s.until(lambda: all(second.encode() in peer.heard for peer in listeners), 4 * CALM_SECONDS)
+    s.order("open")
+    if not (s.hear(listeners, first) and s.hear(listeners, second)):
+        return Verdict("?", s.cause(alice))
+    orders = {peer.heard.find(first.encode()) < peer.heard.find(second.encode()) for peer in listeners}
+    if len(orders) == 1:
+        return Verdict("oui")
+    return Verdict("non", f"Bob et David lisent « {first} » et « {second} » dans un ordre différent")
+
+
+def late_registration(s: Program) -> Verdict:
+    """Le thread d'un client parle avant que le thread principal n'ait fini de l'inscrire."""
+    bob = s.enter("Bob")
+    s.order("arm", kind="start")
+    chloe, word = s.enter("Chloe"), s.word()
+    if not s.happened("held"):
+        return Verdict("-", "pas de thread par client")
+    chloe.send(word + s.dialect.end)
+    s.until(lambda: word.encode() in bob.heard or s.exception(), 4 * CALM_SECONDS)
+    s.order("open")
+    if s.hear([bob], word):
+        return Verdict("oui")
+    if s.exception() or s.reaches(chloe, [bob]):
+        why = s.exception() or "le premier message se perd"
+        return Verdict("non", f"Chloe parle avant d'être inscrite : {why}")
+    return Verdict("?")
+
+
+def shared_socket(s: Program) -> Verdict:
+    """Deux threads envoient à la fois dans un socket : sendall s'y fait en deux moitiés."""
+    bob, alice, chloe = s.room("Bob", "Alice", "Chloe")
+    first, second = s.word() + "-un-message-plus-long", s.word()
+    s.order("arm", kind="halves", word=first, **{"except": [alice.port, chloe.port]})
+    alice.send(first + s.dialect.end)
+    if not s.is_held():
+        return Verdict("-", "sendall n'est pas employé")
+    chloe.send(second + s.dialect.end)
+    s.until(lambda: second.encode() in bob.heard, 4 * CALM_SECONDS)
+    s.order("open")
+    if s.hear([bob], first):
+        return Verdict("oui")
+    mixed = bob.text()[-60:].strip()
+    if second.encode() in bob.heard:
+        return Verdict("non", f"deux messages se mêlent, ce qui est rare : {mixed!r}")
+    return Verdict("?", s.cause(alice))
+
+
+def partial_send(s: Program) -> Verdict:
+    """`send` peut n'envoyer que le début, et renvoie alors combien d'octets."""
+    alice, bob = s.room("Alice", "Bob")
+    word = s.word() + "-un-message-plus-long"
+    s.order("arm", kind="partial", word=word, **{"except": [alice.port]})
+    if s.reaches(alice, [bob], word):
+        return Verdict("oui")
+    if s.happened("held"):
+        return Verdict("non", f"send n'envoie que le début, et Bob lit {bob.text()[-30:]!r}")
+    return s.missed(alice, bob)
+
+
+def same_name(s: Program) -> Verdict:
+    if not s.dialect.handshake or not s.dialect.signed:
+        return Verdict("-", "le serveur ne connaît pas les noms")
+    alice, bob = s.room("Alice", "Bob")
+    true, false = s.word(), s.word()
+    s.reaches(alice, [bob], true)
+    double = s.enter("Alice")
+    s.settle(double)
+    if not double.is_closed and s.reaches(double, [bob], false) and is_signed(
+        bob.text(), "Alice", false
+    ):
+        lines = [re.sub(r"\d\d:\d\d(:\d\d)?", "", re.sub(w, "mot", re.findall(f".*{w}", bob.text())[0]))
+                 for w in (true, false)]  # fmt: skip
+        if lines[0].split("mot")[-2:] == lines[1].split("mot")[-2:]:
+            return Verdict("non", "deux clients s'appellent Alice, et Bob ne peut les distinguer")
+        return Verdict("?", f"Bob lit {lines[1]!r}")
+    if s.reaches(alice, [bob]):
+        return Verdict("oui")
+    return Verdict("non", f"un second client s'appelle Alice : {s.cause(alice)}")
+
+
+def false_line(s: Program) -> Verdict:
+    """Un nom qui imite le début d'un message d'Alice."""
+    if not s.dialect.handshake or not s.dialect.signed:
+        return Verdict("-", "le serveur ne connaît pas les noms")
+    alice, bob = s.room("Alice", "Bob")
+    liar, word = s.enter("Alice : oui, et"), s.word()
+    if s.reaches(liar, [bob], word) and "oui, et" in bob.text():
+        return Verdict("non", f"un nom imite un message d'Alice : Bob lit {bob.text()[-45:]!r}")
+    return Verdict("oui") if s.reaches(alice, [bob]) else s.missed(alice, bob)
+
+
+def terminal_codes(s: Program) -> Verdict:
+    alice, bob = s.room("Alice", "Bob")
+    word = s.word()
+    alice.send(f"\x1b[2J{word}{s.dialect.end}")
+    s.last_event_at = time.monotonic()
+    if not s.hear([bob], word):
+        return Verdict("oui") if s.reaches(alice, [bob]) else s.missed(alice, bob)
+    if b"\x1b[2J" in bob.heard:
+        return Verdict("non", f"Bob reçoit « ESC[2J{word} » : son terminal efface l'écran")
+    return Verdict("oui")
+
+
+def unread_console(s: Program) -> Verdict:
+    alice, bob = s.room("Alice", "Bob")
+    s.reads_console = False
+    for _ in range(90):
+        s.last_event_at = time.monotonic()
+        alice.send("x" * 900 + s.dialect.end)
+        s.pump(0)
+    if s.reaches(alice, [bob]):
+        return Verdict("oui")
+    s.reads_console = True
+    s.last_event_at = time.monotonic()
+    if s.reaches(alice, [bob]):
+        return Verdict("non", "personne ne lit l'écran du serveur : le chat attend qu'on le lise")
+    return s.missed(alice, bob) if s.exception() else Verdict("?")
+
+
+def lost_farewell(s: Program) -> Verdict:
+    """Un client part alors que le serveur n'a pas lu tout ce qu'il a envoyé."""
+    alice, bob = s.room("Alice", "Bob")
+    before = len(alice.heard)
+    word = next(iter(leave_words(s.path)))
+    s.order("arm", kind="after", word="", **{"except": [bob.port]})
+    alice.send(word + s.dialect.end)
+    if not s.is_held():
+        return Verdict("-", "le serveur ne répond rien à celui qui part")
+    alice.reads = False
+    alice.send("x" * 900 + s.dialect.end)
+    s.order("open")
+    s.until(lambda: s.happened("closed", alice.port), 4 * CALM_SECONDS)
+    s.until(lambda: False, CALM_SECONDS)
+    alice.reads = True
+    if s.until(lambda: len(alice.heard) > before, 4 * CALM_SECONDS):
+        return Verdict("oui")
+    return Verdict("non", "l'au revoir envoyé à Alice est détruit par ce qu'elle écrivait encore")
+
+
+def open_address(s: Program) -> Verdict:
+    hosts = [event[1] for event in s.events if event[0] == "bound"]
+    if any(host in ("", "0.0.0.0", "::") for host in hosts):
+        return Verdict("non", f"le serveur écoute sur {hosts[0]!r} : tout le réseau peut entrer")
+    return Verdict("oui")
+
+
+SERVER_SCENES = {
+    "message": message, "accents": accents, "console": console, "exit": leave,
+    "fin": end_of_stream, "coupure": cut_off, "reset_avant": reset_early, "muet": mute,
+    "colles": glued, "coupe": cut_character, "liste": changing_list, "parti": gone_neighbour,
+    "fige": frozen, "ordre": one_order, "inscrit": late_registration,
+    "meme_socket": shared_socket, "partiel": partial_send, "doublon": same_name,
+    "esc": terminal_codes, "console_pleine": unread_console,
+}  # fmt: skip
+MORE_SCENES = {
+    "adieu": lost_farewell, "adresse": open_address, "nom_colle": glued_name, "imite": false_line,
+}  # fmt: skip
+CLIENT_SCENES: dict = {}
+
+
+def run_scene(name: str, path: str, args: list | None = None) -> Verdict:
+    """Joue une scène contre un serveur ou un client, et renvoie son verdict."""
+    dialect, said = find_dialect(str(path), None if args is None else tuple(args))
+    if dialect is None:
+        return Verdict("?", said)
+    return play(name, str(path), dialect)
+
+
+def play(name: str, path: str, dialect: Dialect) -> Verdict:
+    with start(path, dialect.args) as program:
+        program.dialect = dialect
+        try:
+            return {**SERVER_SCENES, **MORE_SCENES}[name](program)
+        except Trouble as reason:
+            return Verdict("?", str(reason))

@@ -39,8 +39,7 @@ control_lock = threading.RLock()
 ports = {}  # numéro du socket d'un client → port de l'autre bout, qui nomme ce client
 empties = {}  # ce port → recv vides de suite
 bound = {}  # port demandé par le programme → port pris
-gate = {}  # la porte armée ; vide s'il n'y en a pas
-opened = threading.Event()  # la porte s'ouvre
+gates = {}  # sorte de porte → la porte armée, ses conditions et son événement d'ouverture
 
 
 def end_group():
@@ -93,29 +92,30 @@ def obey():
         for line in orders:
             order = json.loads(line)
             if order["do"] == "arm":
-                opened.clear()
-                gate.update(order)
+                gates[order["kind"]] = {**order, "opened": threading.Event(), "is_free": True}
             elif order["do"] == "open":
-                gate.clear()
-                opened.set()
-            elif order["do"] == "ping":
-                report("pong")
+                gates.pop(order["kind"])["opened"].set()
+            report("done")
     end_group()
 
 
 def take_gate(kind, port=None, data=b""):
-    """Renvoie True si la porte armée est celle-ci ; elle ne sert qu'une fois."""
+    """Renvoie la porte armée si l'appel y passe, sinon None ; elle ne sert qu'une fois."""
     with control_lock:
-        fits = gate.get("kind") == kind and port not in gate.get("except", [])
-        if fits and gate.get("word", "").encode() in bytes(data):
-            gate.clear()
-            return True
-    return False
+        gate = gates.get(kind)
+        if not gate or not gate["is_free"] or port in gate.get("but", []):
+            return None
+        if port not in gate.get("only", [port]) or gate.get("word", "").encode() not in bytes(data):
+            return None
+        gate["is_free"] = False
+        report("held", port, kind)
+        return gate
 
 
-def hold(port=None):
-    report("held", port)
-    opened.wait(HELD_SECONDS)
+def hold(*call):
+    """Retient cet appel si une porte armée l'attend, jusqu'à ce qu'elle s'ouvre."""
+    if gate := take_gate(*call):
+        gate["opened"].wait(HELD_SECONDS)
 
 
 def bind(self, address):
@@ -138,7 +138,7 @@ def accept(self):
     sock, address = real.accept(self)
     ports[sock.fileno()] = address[1]
     empties[address[1]] = 0
-    if gate.get("kind") == "small buffers":
+    if "small buffers" in gates:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     report("accepted", address[1])
     return sock, address
@@ -168,6 +168,7 @@ def receiving(name):
             data = result[0] if isinstance(result, tuple) else result
             size = data if isinstance(data, int) else len(data)
         finally:
+            hold("recv", port)
             report("received", port, size)
         empties[port] = 0 if size else empties[port] + 1
         if empties[port] >= ENDLESS:
@@ -185,21 +186,20 @@ def sending(name):
             return method(self, data, *flags)
         report("sending", port)
         try:
-            if take_gate("before", port, data):
-                hold(port)
-            if name == "sendall" and take_gate("halves", port, data):
+            hold("before", port, data)
+            if name == "sendall" and (gate := take_gate("halves", port, data)):
                 half = len(data) // 2
                 method(self, data[:half], *flags)
-                hold(port)
+                gate["opened"].wait(HELD_SECONDS)
                 return method(self, data[half:], *flags)
-            if name == "send" and take_gate("partial", port, data):
-                data = data[: len(data) // 2]
-                report("held", port)
+            if name == "send":
+                hold("send", port, data)
+                if take_gate("partial", port, data):
+                    data = data[: len(data) // 2]
             result = method(self, data, *flags)
         finally:
             report("sent", port)
-        if take_gate("after", port, data):
-            hold(port)
+        hold("after", port, data)
         return result
 
     return send
@@ -214,8 +214,7 @@ def close(self):
 
 def start(self):
     real_start(self)
-    if take_gate("start"):
-        hold()
+    hold("start")
 
 
 def ask(prompt=""):

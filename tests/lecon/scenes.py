@@ -108,6 +108,7 @@ class Program:
         self.console = b""
         self.reads_console = True
         self.words = 0
+        self.stuck_seconds = STUCK_SECONDS
         self.partial = b""
         with contextlib.ExitStack() as stack:  # ce qui est déjà ouvert, si la suite échoue
             self.folder = stack.enter_context(
@@ -216,26 +217,25 @@ class Program:
 
     def is_stuck(self) -> bool:
         """Renvoie True si rien ne vient plus, alors que le processeur est à la disposition."""
-        if self.has_ended or not self.is_calm(STUCK_SECONDS):
+        if self.has_ended or not self.is_calm(self.stuck_seconds):
             return self.has_ended
-        before = len(self.events)
         self.order("ping")
-        self.until(lambda: self.has_ended or self.happened("pong", after=before))
-        return self.is_calm(STUCK_SECONDS)
+        return self.is_calm(self.stuck_seconds)
 
-    def order(self, what: str, **more) -> None:
-        """Arme (arm) ou ouvre (open) une porte dans le programme."""
-        with contextlib.suppress(OSError):
-            self.control.sendall(json.dumps({"do": what, **more}).encode() + b"\n")
-        if what != "ping":
-            self.order("ping")
-            before = len(self.events)
-            self.until(lambda: self.has_ended or self.happened("pong", after=before))
-
-    def is_held(self, seconds: float = 1.5) -> bool:
-        """Attend que la porte retienne un appel."""
+    def order(self, what: str, kind: str = "", **more) -> None:
+        """Arme (arm) ou ouvre (open) une porte dans le programme, et attend sa réponse."""
         before = len(self.events)
-        return self.until(lambda: self.happened("held", after=before - 1), seconds)
+        with contextlib.suppress(OSError):
+            self.control.sendall(json.dumps({"do": what, "kind": kind, **more}).encode() + b"\n")
+        self.until(lambda: self.has_ended or self.happened("done", after=before))
+
+    def held(self, kind: str) -> int:
+        """Renvoie pour quel client une porte de cette sorte a retenu un appel, ou 0."""
+        return next((e[1] for e in self.events if e[0] == "held" and e[2] == kind), 0)
+
+    def is_held(self, kind: str) -> bool:
+        """Attend qu'une porte de cette sorte retienne un appel."""
+        return self.until(lambda: self.held(kind) or self.is_stuck()) and bool(self.held(kind))
 
     # --- Parler ---
 
@@ -256,11 +256,17 @@ class Program:
     def enter(self, name: str, **more) -> Peer:
         """Connecte un client et lui fait dire ce qu'il faut pour entrer."""
         peer = self.connect(name, **more)
-        self.until(lambda: self.happened("accepted", peer.port) or self.is_stuck())
-        self.settle(peer)
+        self.greet(peer)
         for answer in self.dialect.handshake:
             self.say(peer, answer.format(name))
         return peer
+
+    def greet(self, peer: Peer) -> None:
+        """Attend que le serveur ait accepté ce client, et dit ce qu'il a à dire."""
+        self.until(lambda: self.happened("accepted", peer.port) or self.is_stuck())
+        if not self.happened("accepted", peer.port):
+            raise Trouble(f"la connexion de {peer.name} n'est pas acceptée")
+        self.settle(peer)
 
     def say(self, peer: Peer, text: str) -> None:
         """Envoie un message, et attend qu'il soit traité."""
@@ -425,9 +431,9 @@ def try_dialect(program: Program, named: bool) -> Dialect | None:
     """Fait entrer Alice et Bob, et parler Alice trois fois ; renvoie le dialecte si Bob entend."""
     if not program.until(lambda: program.port or program.has_ended, START_SECONDS):
         return None
+    program.stuck_seconds = STUCK_SECONDS / 2  # on essaiera autrement
     alice = program.connect("Alice")
-    program.until(lambda: program.happened("accepted", alice.port) or program.is_stuck())
-    program.settle(alice)
+    program.greet(alice)
     greeting, handshake = alice.text(), []
     question = greeting
     while named and len(handshake) < 5:
@@ -537,7 +543,8 @@ def leave(s: Program) -> Verdict:
         s.settle(alice)
         if s.exception() and not alice.is_closed:
             return Verdict("non", f"après « {word} » : {s.exception()}")
-        if alice.is_closed:
+        is_unread = alice.port not in s.receiving and word.encode() not in bob.heard
+        if alice.is_closed or is_unread:
             verdict = after_departure(s, alice, chloe, bob)
             if verdict.verdict == "oui" and word != "exit":
                 return Verdict("autre", f"on quitte par « {word} »")
@@ -583,8 +590,7 @@ def cut_off(s: Program) -> Verdict:
 def reset_early(s: Program) -> Verdict:
     bob = s.enter("Bob")
     gone = s.connect("Alice")
-    s.until(lambda: s.happened("accepted", gone.port) or s.is_stuck())
-    s.settle(gone)
+    s.greet(gone)
     gone.reset()
     s.settle(bob)
     return newcomer_is_heard(s, bob)
@@ -601,8 +607,7 @@ def newcomer_is_heard(s: Program, bob: Peer) -> Verdict:
 def mute(s: Program) -> Verdict:
     bob = s.enter("Bob")
     silent = s.connect("Muet")
-    s.until(lambda: s.happened("accepted", silent.port) or s.is_stuck())
-    s.settle(silent)
+    s.greet(silent)
     verdict = newcomer_is_heard(s, bob)
     if verdict.verdict == "non" and not s.exception() and silent.port in s.receiving:
         return Verdict("non", "Chloe n'entre pas tant qu'un client qui ne dit rien est attendu")
@@ -635,8 +640,7 @@ def glued_name(s: Program) -> Verdict:
         return Verdict("-")
     (bob,), word = [s.enter("Bob")], s.word()
     chloe = s.connect("Chloe")
-    s.until(lambda: s.happened("accepted", chloe.port))
-    s.settle(chloe)
+    s.greet(chloe)
     chloe.send(f"Chloe\n{word}\n")
     if not s.hear([bob], word):
         s.say(chloe, s.word())
@@ -667,22 +671,30 @@ def cut_character(s: Program) -> Verdict:
 def changing_list(s: Program) -> Verdict:
     """Un client part pendant qu'un message est diffusé, juste après l'avoir reçu."""
     *others, speaker = s.room("Alice", "Bob", "Chloe", "David")
-    word = s.word()
-    s.order("arm", kind="after", word=word, **{"except": [speaker.port]})
-    speaker.send(word + s.dialect.end)
-    if not s.is_held():
-        return Verdict("?", "la diffusion n'a pas pu être retenue")
-    held = [event[1] for event in s.events if event[0] == "held"][-1]
-    gone = next(peer for peer in others if peer.port == held)
-    others.remove(gone)
+    gone, others, word = hold_broadcast(s, "after", speaker, others)
     go_away(s, gone)
-    s.order("open")
+    s.order("open", "after")
     if s.hear(others, word):
         return Verdict("oui")
     if s.exception():
         return Verdict("non", f"un départ pendant une diffusion : {s.exception()}")
     deaf = next(peer for peer in others if word.encode() not in peer.heard)
     return Verdict("non", f"{gone.name} part pendant la diffusion : {deaf.name} n'a pas le message")
+
+
+def hold_broadcast(s: Program, kind: str, speaker: Peer, others: list[Peer]):
+    """Fait parler `speaker`, et retient la diffusion avant ou après le premier envoi à un autre.
+
+    Renvoie celui qui recevait cet envoi, les autres, et le mot diffusé.
+    """
+    word = s.word()
+    s.order("arm", kind, word=word, only=[peer.port for peer in others])
+    s.last_event_at = time.monotonic()
+    speaker.send(word + s.dialect.end)
+    if not s.is_held(kind):
+        raise Trouble("la diffusion n'a pas pu être retenue")
+    first = next(peer for peer in others if peer.port == s.held(kind))
+    return first, [peer for peer in others if peer is not first], word
 
 
 def go_away(s: Program, gone: Peer) -> None:
@@ -707,58 +719,62 @@ def go_away(s: Program, gone: Peer) -> None:
 
 
 def gone_neighbour(s: Program) -> Verdict:
-    """Un client est coupé alors que le serveur allait lui envoyer un message."""
+    """Un client est coupé alors que le serveur allait lui envoyer un message.
+
+    Le recv de ce client est retenu aussi : la liste ne change pas, seul l'envoi échoue.
+    """
     *others, speaker = s.room("Alice", "Bob", "Chloe")
-    word = s.word()
-    s.order("arm", kind="before", word=word, **{"except": [speaker.port]})
-    speaker.send(word + s.dialect.end)
-    if not s.is_held():
-        return Verdict("?", "la diffusion n'a pas pu être retenue")
-    held = [event[1] for event in s.events if event[0] == "held"][-1]
-    gone = next(peer for peer in others if peer.port == held)
-    others.remove(gone)
+    gone, others, word = hold_broadcast(s, "before", speaker, others)
+    s.order("arm", "recv", only=[gone.port])
     gone.reset()
-    s.until(lambda: s.happened("closed", gone.port), 3 * CALM_SECONDS)
-    s.order("open")
-    if s.hear(others, word) and s.reaches(speaker, others):
+    s.until(lambda: s.held("recv"), 3 * CALM_SECONDS)
+    s.order("open", "before")
+    is_heard = s.hear(others, word)
+    s.order("open", "recv")
+    if is_heard and s.reaches(speaker, others):
         return Verdict("oui")
     return s.missed(speaker, others[0])
 
 
 def frozen(s: Program) -> Verdict:
     """Un client ne lit plus ; de petits tampons évitent d'envoyer des mégaoctets."""
-    s.order("arm", kind="small buffers")
+    s.order("arm", "small buffers")
     stuck = s.enter("Fige", small=True)
     alice, bob = s.room("Alice", "Bob")
-    s.order("open")
     stuck.reads = False
-    for _ in range(90):
-        s.last_event_at = time.monotonic()
-        alice.send("x" * 900 + s.dialect.end)
-        s.pump(0)
-    if s.reaches(alice, [bob]):
+    word = flood(s, alice)
+    if s.hear([bob], word):
         return Verdict("oui")
-    if stuck.port in s.sending:
+    stuck.reads, why, is_blocked = True, s.cause(alice), stuck.port in s.sending
+    s.last_event_at = time.monotonic()
+    if s.hear([bob], word) and is_blocked:
         return Verdict("non", "Fige ne lit plus : un envoi l'attend, et Bob ne reçoit plus rien")
-    return Verdict("non", s.missed(alice, bob).seen) if s.exception() else Verdict("?")
+    return Verdict("?", why)
+
+
+def flood(s: Program, speaker: Peer, count: int = 90) -> str:
+    """Fait envoyer 80 Kio à `speaker`, plus qu'un tube ne garde ; renvoie le dernier mot."""
+    for _ in range(count):
+        speaker.send("x" * 900 + s.dialect.end)
+        s.pump(0)
+    word = s.word()
+    s.last_event_at = time.monotonic()
+    speaker.send(word + s.dialect.end)
+    return word
 
 
 def one_order(s: Program) -> Verdict:
     """Deux clients parlent ensemble : la diffusion du premier est retenue après un envoi."""
     bob, david, alice, chloe = s.room("Bob", "David", "Alice", "Chloe")
-    first, second = s.word(), s.word()
-    s.order("arm", kind="after", word=first, **{"except": [alice.port, chloe.port]})
-    alice.send(first + s.dialect.end)
-    if not s.is_held():
-        return Verdict("?", "la diffusion n'a pas pu être retenue")
+    listeners, second = [bob, david], s.word()
+    *_, first = hold_broadcast(s, "after", alice, listeners)
     chloe.send(second + s.dialect.end)
-    listeners = [bob, david]
     s.until(lambda: all(second.encode() in peer.heard for peer in listeners), 4 * CALM_SECONDS)
-    s.order("open")
+    s.order("open", "after")
     if not (s.hear(listeners, first) and s.hear(listeners, second)):
         return Verdict("?", s.cause(alice))
-    orders = {peer.heard.find(first.encode()) < peer.heard.find(second.encode()) for peer in listeners}
-    if len(orders) == 1:
+    found = [(p.heard.find(first.encode()), p.heard.find(second.encode())) for p in listeners]
+    if len({one < two for one, two in found}) == 1:
         return Verdict("oui")
     return Verdict("non", f"Bob et David lisent « {first} » et « {second} » dans un ordre différent")
 
@@ -766,13 +782,13 @@ def one_order(s: Program) -> Verdict:
 def late_registration(s: Program) -> Verdict:
     """Le thread d'un client parle avant que le thread principal n'ait fini de l'inscrire."""
     bob = s.enter("Bob")
-    s.order("arm", kind="start")
+    s.order("arm", "start")
     chloe, word = s.enter("Chloe"), s.word()
-    if not s.happened("held"):
+    if not s.happened("held", None, "start"):
         return Verdict("-", "pas de thread par client")
     chloe.send(word + s.dialect.end)
     s.until(lambda: word.encode() in bob.heard or s.exception(), 4 * CALM_SECONDS)
-    s.order("open")
+    s.order("open", "start")
     if s.hear([bob], word):
         return Verdict("oui")
     if s.exception() or s.reaches(chloe, [bob]):
@@ -785,29 +801,31 @@ def shared_socket(s: Program) -> Verdict:
     """Deux threads envoient à la fois dans un socket : sendall s'y fait en deux moitiés."""
     bob, alice, chloe = s.room("Bob", "Alice", "Chloe")
     first, second = s.word() + "-un-message-plus-long", s.word()
-    s.order("arm", kind="halves", word=first, **{"except": [alice.port, chloe.port]})
+    for kind in ("halves", "send"):
+        s.order("arm", kind, word=first, only=[bob.port])
+    s.last_event_at = time.monotonic()
     alice.send(first + s.dialect.end)
-    if not s.is_held():
-        return Verdict("-", "sendall n'est pas employé")
+    s.until(lambda: s.held("halves") or s.held("send") or s.is_stuck())
     chloe.send(second + s.dialect.end)
-    s.until(lambda: second.encode() in bob.heard, 4 * CALM_SECONDS)
-    s.order("open")
-    if s.hear([bob], first):
-        return Verdict("oui")
-    mixed = bob.text()[-60:].strip()
-    if second.encode() in bob.heard:
-        return Verdict("non", f"deux messages se mêlent, ce qui est rare : {mixed!r}")
-    return Verdict("?", s.cause(alice))
+    is_together = s.until(lambda: second.encode() in bob.heard, 4 * CALM_SECONDS)
+    for kind in ("halves", "send"):
+        s.order("open", kind)
+    if not s.hear([bob], first) and is_together:
+        mixed = bob.text()[-60:].strip()
+        return Verdict("non", f"deux messages se mêlent, ce qui est rare : Bob lit {mixed!r}")
+    if is_together or not (s.held("halves") or s.held("send")) or not s.hear([bob], first):
+        return Verdict("?", "pas d'envoi qui se laisse couper en deux")
+    return Verdict("oui")
 
 
 def partial_send(s: Program) -> Verdict:
     """`send` peut n'envoyer que le début, et renvoie alors combien d'octets."""
     alice, bob = s.room("Alice", "Bob")
     word = s.word() + "-un-message-plus-long"
-    s.order("arm", kind="partial", word=word, **{"except": [alice.port]})
+    s.order("arm", "partial", word=word, only=[bob.port])
     if s.reaches(alice, [bob], word):
         return Verdict("oui")
-    if s.happened("held"):
+    if s.held("partial"):
         return Verdict("non", f"send n'envoie que le début, et Bob lit {bob.text()[-30:]!r}")
     return s.missed(alice, bob)
 
@@ -859,37 +877,37 @@ def terminal_codes(s: Program) -> Verdict:
 def unread_console(s: Program) -> Verdict:
     alice, bob = s.room("Alice", "Bob")
     s.reads_console = False
-    for _ in range(90):
-        s.last_event_at = time.monotonic()
-        alice.send("x" * 900 + s.dialect.end)
-        s.pump(0)
-    if s.reaches(alice, [bob]):
+    word = flood(s, alice)
+    if s.hear([bob], word):
         return Verdict("oui")
-    s.reads_console = True
+    s.reads_console, why = True, s.cause(alice)
     s.last_event_at = time.monotonic()
-    if s.reaches(alice, [bob]):
+    if s.hear([bob], word):
         return Verdict("non", "personne ne lit l'écran du serveur : le chat attend qu'on le lise")
-    return s.missed(alice, bob) if s.exception() else Verdict("?")
+    return Verdict("?", why)
 
 
 def lost_farewell(s: Program) -> Verdict:
-    """Un client part alors que le serveur n'a pas lu tout ce qu'il a envoyé."""
-    alice, bob = s.room("Alice", "Bob")
-    before = len(alice.heard)
-    word = next(iter(leave_words(s.path)))
-    s.order("arm", kind="after", word="", **{"except": [bob.port]})
-    alice.send(word + s.dialect.end)
-    if not s.is_held():
-        return Verdict("-", "le serveur ne répond rien à celui qui part")
+    """Un client en retard part alors que le serveur n'a pas lu tout ce qu'il a envoyé."""
+    bob = s.enter("Bob")
+    alice = s.enter("Alice", small=True)
     alice.reads = False
+    last = flood(s, bob, 20)
+    s.settle(bob)
+    s.order("arm", "after", only=[alice.port])
+    alice.send(leave_words(s.path)[0] + s.dialect.end)
+    s.last_event_at = time.monotonic()
+    if not s.is_held("after"):
+        return Verdict("-", "le serveur ne répond rien à celui qui part")
     alice.send("x" * 900 + s.dialect.end)
-    s.order("open")
-    s.until(lambda: s.happened("closed", alice.port), 4 * CALM_SECONDS)
     s.until(lambda: False, CALM_SECONDS)
+    s.order("open", "after")
+    s.until(lambda: s.happened("closed", alice.port), 4 * CALM_SECONDS)
     alice.reads = True
-    if s.until(lambda: len(alice.heard) > before, 4 * CALM_SECONDS):
+    s.until(lambda: alice.is_closed or s.is_stuck())
+    if alice.text().partition(last)[2].strip():
         return Verdict("oui")
-    return Verdict("non", "l'au revoir envoyé à Alice est détruit par ce qu'elle écrivait encore")
+    return Verdict("non", "l'au revoir envoyé à Alice est détruit : elle écrivait encore")
 
 
 def open_address(s: Program) -> Verdict:

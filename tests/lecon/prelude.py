@@ -149,8 +149,9 @@ def connecting(name):
         if self.type & 0xF != socket.SOCK_STREAM or self.family != socket.AF_INET:
             return getattr(real, name)(self, address)
         result = getattr(real, name)(self, ("127.0.0.1", bound.get(address[1], PORT)))
-        ports[self.fileno()] = self.getsockname()[1]
-        empties[self.getsockname()[1]] = 0
+        port = ports[self.fileno()] = self.getsockname()[1]
+        empties[port] = 0
+        report("connected", port)
         return result
 
     return connect

@@ -71,10 +71,6 @@ class Peer:
         self.reads = True  # False : il ne lit plus
         self.is_closed = False  # l'autre bout a fermé
 
-    def send(self, data: str | bytes) -> None:
-        with contextlib.suppress(OSError):  # l'autre bout a peut-être fermé
-            self.sock.sendall(data.encode() if isinstance(data, str) else data)
-
     def read(self) -> None:
         try:
             data = self.sock.recv(65536)
@@ -107,6 +103,7 @@ class Program:
         self.has_ended = False
         self.console = b""
         self.reads_console = True
+        self.typed: list[str] = []  # lignes tapées au clavier
         self.words = 0
         self.stuck_seconds = STUCK_SECONDS
         self.partial = b""
@@ -193,6 +190,8 @@ class Program:
         self.events.append([kind, *values])
         if kind in ("received", "sending", "sent", "accepted"):
             self.last_event_at = time.monotonic()
+        if kind == "asking":
+            self.last_event_at = time.monotonic()
         if kind == "listening":
             self.port = values[0]
         elif kind in ("receiving", "sending"):
@@ -237,6 +236,19 @@ class Program:
         """Attend qu'une porte de cette sorte retienne un appel."""
         return self.until(lambda: self.held(kind) or self.is_stuck()) and bool(self.held(kind))
 
+    def is_asking(self) -> bool:
+        """Renvoie True si le programme attend une réponse dans `input`, et garde la question."""
+        questions = [event[1] for event in self.events if event[0] == "asking"]
+        self.question = questions[-1] if questions else ""
+        return len(questions) > len(self.typed)
+
+    def type(self, text: str) -> None:
+        """Tape une ligne au clavier du programme."""
+        self.typed.append(text)
+        self.last_event_at = time.monotonic()
+        with contextlib.suppress(OSError):
+            os.write(self.process.stdin.fileno(), text.encode() + b"\n")
+
     # --- Parler ---
 
     def connect(self, name: str, small: bool = False) -> Peer:
@@ -268,10 +280,14 @@ class Program:
             raise Trouble(f"la connexion de {peer.name} n'est pas acceptée")
         self.settle(peer)
 
+    def send(self, peer: Peer, data: str | bytes) -> None:
+        self.last_event_at = time.monotonic()
+        with contextlib.suppress(OSError):  # l'autre bout a peut-être fermé
+            peer.sock.sendall(data.encode() if isinstance(data, str) else data)
+
     def say(self, peer: Peer, text: str) -> None:
         """Envoie un message, et attend qu'il soit traité."""
-        self.last_event_at = time.monotonic()
-        peer.send(text + self.dialect.end)
+        self.send(peer, text + self.dialect.end)
         self.settle(peer)
 
     def word(self) -> str:
@@ -288,8 +304,7 @@ class Program:
     def reaches(self, speaker: Peer, listeners: list[Peer], word: str = "") -> bool:
         """Fait dire un mot à `speaker` ; renvoie True si tous les autres l'entendent."""
         word = word or self.word()
-        self.last_event_at = time.monotonic()
-        speaker.send(word + self.dialect.end)
+        self.send(speaker, word + self.dialect.end)
         return self.hear(listeners, word)
 
     def room(self, *names: str) -> list[Peer]:
@@ -364,20 +379,18 @@ def answer_to(question: str) -> str:
 def start(path: str, args: tuple) -> Program:
     """Lance un programme et répond à ses questions jusqu'à ce qu'il écoute ou se connecte."""
     program = Program(path, Dialect(args))
-    answered = 0
     program.listener.settimeout(0)
 
     def is_ready() -> bool:
-        nonlocal answered
-        questions = [event[1] for event in program.events if event[0] == "asking"]
-        if len(questions) > answered:
-            answered = len(questions)
-            answer = answer_to(questions[-1]).format("Alice") or "1"
-            with contextlib.suppress(OSError):
-                os.write(program.process.stdin.fileno(), answer.encode() + b"\n")
         with contextlib.suppress(OSError):
-            program.peers.append(Peer(program.listener.accept()[0], "Serveur"))
-        return bool(program.port or program.peers or program.has_ended)
+            program.peers.append(Peer(program.listener.accept()[0], "serveur"))
+        for event in program.events:
+            if event[0] == "connected" and program.peers:
+                program.peers[0].port = event[1]
+        is_ready = bool(program.port or program.peers and program.peers[0].port)
+        if program.is_asking() and not is_ready and not program.happened("connected"):
+            program.type(answer_to(program.question).format("Alice") or "1")
+        return is_ready or program.has_ended
 
     program.until(is_ready, START_SECONDS)
     return program
@@ -402,13 +415,8 @@ def find_args(path: str) -> tuple[str, tuple, str]:
     return "", (), said.strip()[-200:] or "le programme se termine sans écouter ni se connecter"
 
 
-@functools.lru_cache
-def find_dialect(path: str, args: tuple | None = None) -> tuple[Dialect | None, str]:
+def find_dialect(path: str, args: tuple) -> tuple[Dialect | None, str]:
     """Renvoie comment parler à un serveur, ou None et ce qu'il a dit."""
-    if args is None:
-        kind, args, said = find_args(path)
-        if kind != "serveur":
-            return None, said or "c'est un client"
     said = ""
     for end, named in (("", True), ("\n", True), ("", False), ("\n", False)):
         with start(path, args) as program:
@@ -537,8 +545,7 @@ def console(s: Program) -> Verdict:
 def leave(s: Program) -> Verdict:
     alice, bob, chloe = s.room("Alice", "Bob", "Chloe")
     for word in leave_words(s.path):
-        alice.send(word + s.dialect.end)
-        s.last_event_at = time.monotonic()
+        s.send(alice, word + s.dialect.end)
         s.until(lambda: alice.is_closed or s.is_stuck() or word.encode() in bob.heard)
         s.settle(alice)
         if s.exception() and not alice.is_closed:
@@ -569,20 +576,25 @@ def after_departure(s: Program, gone: Peer, speaker: Peer, listener: Peer) -> Ve
 
 def end_of_stream(s: Program) -> Verdict:
     alice, bob, chloe = s.room("Alice", "Bob", "Chloe")
-    alice.sock.shutdown(socket.SHUT_WR)
     s.last_event_at = time.monotonic()
+    alice.sock.shutdown(socket.SHUT_WR)
     s.settle(alice)
     if s.happened("endless", alice.port):
         return Verdict("non", 'Alice ferme : recv renvoie b"" sans fin, et le serveur continue')
-    alice.sock.close()
-    alice.is_closed = True
+    hang_up(s, alice)
     return after_departure(s, alice, chloe, bob)
+
+
+def hang_up(s: Program, peer: Peer) -> None:
+    s.last_event_at = time.monotonic()
+    peer.sock.close()
+    peer.is_closed = True
 
 
 def cut_off(s: Program) -> Verdict:
     alice, bob, chloe = s.room("Alice", "Bob", "Chloe")
-    alice.reset()
     s.last_event_at = time.monotonic()
+    alice.reset()
     s.settle(chloe)
     return after_departure(s, alice, chloe, bob)
 
@@ -619,8 +631,7 @@ def glued(s: Program) -> Verdict:
     alice, bob = s.room("Alice", "Bob")
     for end in dict.fromkeys(("\n", s.dialect.end)):
         first, second = s.word(), s.word()
-        s.last_event_at = time.monotonic()
-        alice.send(first + end + second + end)
+        s.send(alice, first + end + second + end)
         if not s.hear([bob], second):
             return s.missed(alice, bob)
         s.settle(alice)
@@ -641,7 +652,7 @@ def glued_name(s: Program) -> Verdict:
     (bob,), word = [s.enter("Bob")], s.word()
     chloe = s.connect("Chloe")
     s.greet(chloe)
-    chloe.send(f"Chloe\n{word}\n")
+    s.send(chloe, f"Chloe\n{word}\n")
     if not s.hear([bob], word):
         s.say(chloe, s.word())
         return Verdict("non", f"le message collé au nom n'arrive pas ; Bob lit {bob.text()[-40:]!r}")
@@ -656,10 +667,9 @@ def cut_character(s: Program) -> Verdict:
     if not s.reaches(alice, [bob], s.word() + "é"):
         return Verdict("-", "les accents ne passent pas")
     word = s.word()
-    alice.send(word.encode() + "é".encode()[:1])
-    s.last_event_at = time.monotonic()
+    s.send(alice, word.encode() + "é".encode()[:1])
     s.settle(alice)
-    alice.send("é".encode()[1:] + s.dialect.end.encode())
+    s.send(alice, "é".encode()[1:] + s.dialect.end.encode())
     if s.hear([bob], word + "é"):
         return Verdict("oui")
     s.settle(alice)
@@ -689,8 +699,7 @@ def hold_broadcast(s: Program, kind: str, speaker: Peer, others: list[Peer]):
     """
     word = s.word()
     s.order("arm", kind, word=word, only=[peer.port for peer in others])
-    s.last_event_at = time.monotonic()
-    speaker.send(word + s.dialect.end)
+    s.send(speaker, word + s.dialect.end)
     if not s.is_held(kind):
         raise Trouble("la diffusion n'a pas pu être retenue")
     first = next(peer for peer in others if peer.port == s.held(kind))
@@ -703,13 +712,12 @@ def go_away(s: Program, gone: Peer) -> None:
     def is_over() -> bool:
         return gone.is_closed or s.happened("closed", gone.port) or s.happened("endless", gone.port)
 
-    s.last_event_at = time.monotonic()
     for step in (*leave_words(s.path), None):
         if step is None:
             with contextlib.suppress(OSError):
                 gone.sock.shutdown(socket.SHUT_WR)
         else:
-            gone.send(step + s.dialect.end)
+            s.send(gone, step + s.dialect.end)
         if s.until(is_over, 3 * CALM_SECONDS):
             break
     s.until(lambda: False, CALM_SECONDS)
@@ -755,11 +763,10 @@ def frozen(s: Program) -> Verdict:
 def flood(s: Program, speaker: Peer, count: int = 90) -> str:
     """Fait envoyer 80 Kio à `speaker`, plus qu'un tube ne garde ; renvoie le dernier mot."""
     for _ in range(count):
-        speaker.send("x" * 900 + s.dialect.end)
+        s.send(speaker, "x" * 900 + s.dialect.end)
         s.pump(0)
     word = s.word()
-    s.last_event_at = time.monotonic()
-    speaker.send(word + s.dialect.end)
+    s.send(speaker, word + s.dialect.end)
     return word
 
 
@@ -768,7 +775,7 @@ def one_order(s: Program) -> Verdict:
     bob, david, alice, chloe = s.room("Bob", "David", "Alice", "Chloe")
     listeners, second = [bob, david], s.word()
     *_, first = hold_broadcast(s, "after", alice, listeners)
-    chloe.send(second + s.dialect.end)
+    s.send(chloe, second + s.dialect.end)
     s.until(lambda: all(second.encode() in peer.heard for peer in listeners), 4 * CALM_SECONDS)
     s.order("open", "after")
     if not (s.hear(listeners, first) and s.hear(listeners, second)):
@@ -786,7 +793,7 @@ def late_registration(s: Program) -> Verdict:
     chloe, word = s.enter("Chloe"), s.word()
     if not s.happened("held", None, "start"):
         return Verdict("-", "pas de thread par client")
-    chloe.send(word + s.dialect.end)
+    s.send(chloe, word + s.dialect.end)
     s.until(lambda: word.encode() in bob.heard or s.exception(), 4 * CALM_SECONDS)
     s.order("open", "start")
     if s.hear([bob], word):
@@ -803,10 +810,9 @@ def shared_socket(s: Program) -> Verdict:
     first, second = s.word() + "-un-message-plus-long", s.word()
     for kind in ("halves", "send"):
         s.order("arm", kind, word=first, only=[bob.port])
-    s.last_event_at = time.monotonic()
-    alice.send(first + s.dialect.end)
+    s.send(alice, first + s.dialect.end)
     s.until(lambda: s.held("halves") or s.held("send") or s.is_stuck())
-    chloe.send(second + s.dialect.end)
+    s.send(chloe, second + s.dialect.end)
     is_together = s.until(lambda: second.encode() in bob.heard, 4 * CALM_SECONDS)
     for kind in ("halves", "send"):
         s.order("open", kind)
@@ -865,8 +871,7 @@ def false_line(s: Program) -> Verdict:
 def terminal_codes(s: Program) -> Verdict:
     alice, bob = s.room("Alice", "Bob")
     word = s.word()
-    alice.send(f"\x1b[2J{word}{s.dialect.end}")
-    s.last_event_at = time.monotonic()
+    s.send(alice, f"\x1b[2J{word}{s.dialect.end}")
     if not s.hear([bob], word):
         return Verdict("oui") if s.reaches(alice, [bob]) else s.missed(alice, bob)
     if b"\x1b[2J" in bob.heard:
@@ -895,11 +900,10 @@ def lost_farewell(s: Program) -> Verdict:
     last = flood(s, bob, 20)
     s.settle(bob)
     s.order("arm", "after", only=[alice.port])
-    alice.send(leave_words(s.path)[0] + s.dialect.end)
-    s.last_event_at = time.monotonic()
+    s.send(alice, leave_words(s.path)[0] + s.dialect.end)
     if not s.is_held("after"):
         return Verdict("-", "le serveur ne répond rien à celui qui part")
-    alice.send("x" * 900 + s.dialect.end)
+    s.send(alice, "x" * 900 + s.dialect.end)
     s.until(lambda: False, CALM_SECONDS)
     s.order("open", "after")
     s.until(lambda: s.happened("closed", alice.port), 4 * CALM_SECONDS)
@@ -917,6 +921,125 @@ def open_address(s: Program) -> Verdict:
     return Verdict("oui")
 
 
+# --- Un client --------------------------------------------------------------------
+
+
+def enter_chat(s: Program) -> Peer:
+    """Mène un client jusqu'à ce qu'il puisse envoyer un message ; renvoie le serveur joué ici."""
+    if not s.peers:
+        raise Trouble("le client ne se connecte pas")
+    (server,) = s.peers
+    wait_for_client(s, server)
+    if not s.is_asking() and not server.heard:  # il attend un mot du serveur
+        call_client(s, server)
+    if "Alice" not in s.typed:
+        s.type("Alice")
+        wait_for_client(s, server)
+    if not s.is_asking():
+        s.send(server, "* Bienvenue, Alice !\n")
+        wait_for_client(s, server)
+    return server
+
+
+def wait_for_client(s: Program, server: Peer) -> None:
+    s.last_event_at = time.monotonic()
+    s.until(lambda: s.has_ended or s.is_calm(4 * CALM_SECONDS))
+
+
+def call_client(s: Program, server: Peer) -> None:
+    """Envoie les mots auxquels le client compare ce qu'il reçoit, jusqu'à ce qu'il réponde."""
+    before = len(server.heard)
+    for word in compared_words(s.path):
+        if word not in leave_words(s.path):
+            s.send(server, word)
+            wait_for_client(s, server)
+            if s.is_asking() or len(server.heard) > before:
+                break
+
+
+def sends(s: Program) -> Verdict:
+    server = enter_chat(s)
+    words = [s.word(), s.word()]
+    for word in words:
+        s.type(word)
+        if not s.hear([server], word):
+            if s.exception() or s.has_ended:
+                return Verdict("non", s.exception() or "le client se termine")
+            return Verdict("?", "le serveur ne reçoit pas ce qui est tapé")
+    if b"Alice" not in server.heard:
+        call_client(s, server)
+    return Verdict("oui") if b"Alice" in server.heard else Verdict("autre", "sans nom")
+
+
+def shows(s: Program) -> Verdict:
+    """Une ligne arrive pendant que l'on tape : elle se voit sans toucher au clavier."""
+    server, word = enter_chat(s), s.word()
+    before = len(s.console)
+    s.send(server, f"Bob : {word}\n")
+    if is_shown(s, word, before):
+        return Verdict("oui")
+    if s.exception():
+        return Verdict("non", s.exception())
+    s.type(s.word())
+    if is_shown(s, word, before):
+        return Verdict("non", "une ligne reçue ne se voit qu'après la touche Entrée")
+    return Verdict("?", "la ligne reçue n'apparaît pas sur la sortie du programme")
+
+
+def is_shown(s: Program, word: str, before: int) -> bool:
+    s.last_event_at = time.monotonic()
+    s.until(lambda: word.encode() in s.console[before:] or s.is_stuck())
+    return word.encode() in s.console[before:]
+
+
+def shows_cut_character(s: Program) -> Verdict:
+    server, word = enter_chat(s), s.word()
+    before = len(s.console)
+    s.send(server, f"Bob : {word}".encode() + "é".encode()[:1])
+    s.until(lambda: server.port in s.receiving and s.is_calm(CALM_SECONDS), 1)
+    s.send(server, "é".encode()[1:] + b"\n")
+    if is_shown(s, word + "é", before):
+        return Verdict("oui")
+    if s.exception():
+        return Verdict("non", s.exception())
+    if word.encode() in s.console[before:]:
+        return Verdict("non", "« é » arrive en deux morceaux, et s'affiche mal")
+    if server.is_closed or s.has_ended:
+        return Verdict("non", "« é » arrive en deux morceaux, et le client s'arrête")
+    return Verdict("?", "la ligne reçue n'apparaît pas sur la sortie du programme")
+
+
+def leaves(s: Program) -> Verdict:
+    server = enter_chat(s)
+    for word in leave_words(s.path):
+        s.type(word)
+        s.until(lambda: s.has_ended or server.is_closed or s.is_asking() or s.is_stuck())
+        s.until(lambda: s.has_ended, 4 * CALM_SECONDS)
+        if s.is_asking() and not server.is_closed:
+            continue
+        hang_up(s, server)  # comme un serveur, après « exit »
+        s.until(lambda: s.has_ended or s.is_stuck())
+        if not s.has_ended:
+            return Verdict("non", f"après « {word} », le programme ne se termine pas")
+        return Verdict("oui") if word == "exit" else Verdict("autre", f"on quitte par « {word} »")
+    return Verdict("non", "« exit » ne quitte pas le chat")
+
+
+def loses_server(s: Program) -> Verdict:
+    server = enter_chat(s)
+    wait_for_client(s, server)
+    before = len(s.console) + len(s.stderr())
+    hang_up(s, server)
+    s.until(lambda: s.has_ended or s.happened("endless") or s.is_stuck())
+    if s.happened("endless"):
+        return Verdict("non", 'le serveur ferme : recv renvoie b"" sans fin, et le client continue')
+    if s.exception() and not s.has_ended:
+        return Verdict("non", s.exception())
+    if s.has_ended or len(s.console) + len(s.stderr()) > before:
+        return Verdict("oui")
+    return Verdict("non", "le serveur est parti : rien ne le dit, et le client attend une touche")
+
+
 SERVER_SCENES = {
     "message": message, "accents": accents, "console": console, "exit": leave,
     "fin": end_of_stream, "coupure": cut_off, "reset_avant": reset_early, "muet": mute,
@@ -928,21 +1051,48 @@ SERVER_SCENES = {
 MORE_SCENES = {
     "adieu": lost_farewell, "adresse": open_address, "nom_colle": glued_name, "imite": false_line,
 }  # fmt: skip
-CLIENT_SCENES: dict = {}
+CLIENT_SCENES = {
+    "envoie": sends, "recoit": shows, "coupe": shows_cut_character, "exit": leaves,
+    "fin": loses_server,
+}  # fmt: skip
+
+
+class Subject(NamedTuple):
+    """Ce que find_subject a trouvé d'un programme."""
+
+    kind: str  # « serveur », « client » ou « » : ni l'un ni l'autre
+    dialect: Dialect
+    said: str = ""  # pourquoi il ne peut pas être jugé
+
+
+@functools.lru_cache
+def find_subject(path: str, args: tuple | None = None) -> Subject:
+    """Trouve ce qu'est un programme, et comment lui parler."""
+    kind, said = "serveur", ""
+    if args is None:
+        kind, args, said = find_args(path)
+    dialect = Dialect(args)
+    if kind == "serveur":
+        found, said = find_dialect(path, args)
+        dialect = found or dialect
+        said = "" if found else f"protocole non reconnu : {said}"
+    return Subject(kind, dialect, said)
+
+
+def scenes_of(kind: str) -> dict:
+    return {**SERVER_SCENES, **MORE_SCENES} if kind == "serveur" else CLIENT_SCENES
 
 
 def run_scene(name: str, path: str, args: list | None = None) -> Verdict:
     """Joue une scène contre un serveur ou un client, et renvoie son verdict."""
-    dialect, said = find_dialect(str(path), None if args is None else tuple(args))
-    if dialect is None:
-        return Verdict("?", said)
-    return play(name, str(path), dialect)
+    subject = find_subject(str(path), None if args is None else tuple(args))
+    return Verdict("?", subject.said) if subject.said else play(name, str(path), subject)
 
 
-def play(name: str, path: str, dialect: Dialect) -> Verdict:
-    with start(path, dialect.args) as program:
-        program.dialect = dialect
-        try:
-            return {**SERVER_SCENES, **MORE_SCENES}[name](program)
-        except Trouble as reason:
-            return Verdict("?", str(reason))
+def play(name: str, path: str, subject: Subject) -> Verdict:
+    try:
+        with start(path, subject.dialect.args) as program:
+            program.dialect = subject.dialect
+            return scenes_of(subject.kind)[name](program)
+    except Trouble as reason:
+        return Verdict("?", str(reason))

@@ -11,159 +11,137 @@ Le code de sortie vaut 0 si tout a pu être jugé, 1 sinon, 2 pour une option in
 Ces programmes s'exécutent avec vos droits : n'essayez pas un fichier que vous n'oseriez pas lancer.
 Rien de ce qu'ils lancent ne leur survit, leur mémoire et leurs fichiers sont limités, et aucun
 fichier n'apparaît à côté d'eux. Sous Windows, ces limites n'existent pas, et l'on ne sait pas si
-tout ce qu'un programme y a lancé finit avec lui. Un piège que seule une porte provoque est rare.
+tout ce qu'un programme y a lancé finit avec lui.
 """
 
+import csv
 import os
 import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import scenes
+from essai import Subject, find_subject
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # le dossier de chat_protocol.py
 import chat_protocol
 
-AT_ONCE = 4  # programmes essayés à la fois
+AT_ONCE = 4  # programmes qui s'exécutent à la fois
 WIDTH = 80  # colonnes du rapport
-PARTS = {  # scène → ce qu'elle essaie, pourquoi, où se trouve la réponse ; la plus grave en premier
-    "L'énoncé": {
-        "message": ("un message arrive à tous les autres",
-                    "Le serveur envoie chaque message à tous les clients de sa liste.",
-                    "étape 0, `broadcast`"),
-        "exit": ("« exit » quitte le chat",
-                 "Celui qui part sort de la liste, et les autres continuent.", "étape 0, `leave`"),
-        "envoie": ("le client envoie son nom et ses messages",
-                   "Le nom est la première ligne, les suivantes sont des messages.",
-                   "client_exo.py, `main`"),
-        "recoit": ("ce qui arrive se voit pendant que l'on tape",
-                   "`input` occupe un thread : il en faut un autre pour recevoir.",
-                   "client_exo.py, `receive`"),
-        "console": ("l'écran du serveur montre « Nom : message »",
-                    "L'énoncé demande de lire à l'écran du serveur qui dit quoi.",
-                    "étape 0, `broadcast`"),
-        "accents": ("les accents passent",
-                    "`encode` et `decode` emploient UTF-8 si on ne leur dit rien.",
-                    "étape 0, `tell`"),
-    },
-    "Les pièges": {
-        "fige": ("un client qui ne lit plus",
-                 "`sendall` attend que l'autre lise : le thread qui diffuse s'arrête là.",
-                 "étape 7, `send_now`"),
-        "muet": ("un client qui ne donne pas son nom",
-                 "La boucle d'accept attend ce nom, et n'accepte plus personne.",
-                 "étape 3, `read_client`"),
-        "reset_avant": ("un client coupé avant d'avoir donné son nom",
-                        "`recv` lève alors une exception, qui arrête la boucle d'accept.",
-                        "étape 3, `read_client`"),
-        "fin": ("un client qui ferme",
-                'Après la fin, `recv` renvoie b"" sans attendre, à chaque appel.',
-                "étape 1, `read_client`"),
-        "coupure": ("un client coupé net",
-                    "`recv` lève OSError : c'est une fin aussi, et le client sort de la liste.",
-                    "étape 1, `read_client`"),
-        "parti": ("un voisin qui vient de partir",
-                  "L'envoi à un absent lève OSError dans le thread de celui qui parle.",
-                  "étape 1, `tell`"),
-        "colles": ("deux messages envoyés ensemble",
-                   "TCP transporte des octets : un recv n'est pas un message.",
-                   "étape 4, `LineBuffer.feed`"),
-        "nom_colle": ("le nom et un message envoyés ensemble",
-                      "TCP transporte des octets : un recv n'est pas un message.",
-                      "étape 4, `Room.receive`"),
-        "coupe": ("un « é » coupé en deux",
-                  "« é » fait deux octets, et `decode` refuse la moitié d'un caractère.",
-                  "étape 4, `decode_line`"),
-        "liste": ("la liste change pendant une diffusion",
-                  "Un départ décale la liste qu'un autre thread parcourt.",
-                  "étape 5, `broadcast`"),
-        "ordre": ("tous lisent dans le même ordre",
-                  "Deux threads diffusent à la fois, et se doublent.", "étape 5, `read_client`"),
-        "meme_socket": ("deux threads envoient dans un même socket",
-                        "`sendall` peut s'y prendre en plusieurs fois, et l'autre passe entre.",
-                        "étape 5, `read_client`"),
-        "inscrit": ("un client parle dès qu'il est accepté",
-                    "Dès `start`, le thread s'exécute : on inscrit le client avant.",
-                    "étape 0, `main`"),
-        "partiel": ("un envoi partiel",
-                    "`send` renvoie combien d'octets sont partis ; `sendall` envoie le reste.",
-                    "étape 0, `tell`"),
-        "adieu": ("l'au revoir arrive",
-                  "Fermer sans avoir tout lu fait envoyer un reset, qui détruit ce qui suit.",
-                  "étape 2, `read_client`"),
-    },
-    "Les conseils": {
-        "esc": ("un message ne commande pas le terminal des autres",
-                "Un terminal exécute les codes (ESC) qu'il reçoit.", "étape 6, `clean`"),
-        "doublon": ("deux clients n'ont pas le même nom",
-                    "Sans vérification, on ne sait pas lequel a parlé.", "étape 6, `Room.enter`"),
-        "imite": ("un nom n'imite pas la ligne d'un autre",
-                  "Le nom est recopié devant chaque message.", "étape 6, `normalize_name`"),
-        "adresse": ("le serveur ne s'ouvre pas au réseau sans le dire",
-                    'L\'adresse "" ou 0.0.0.0 veut dire : toutes.', "étape 3, `main`"),
-        "console_pleine": ("un écran que personne ne lit",
-                           "`print` attend, après un Ctrl+S par exemple, et le chat avec lui.",
-                           "serveur_exo.py, `Writer.put`"),
-    },
-}  # fmt: skip
-CLIENT_LESSONS = {  # ce qui diffère quand le programme est un client
-    "exit": ("« exit » quitte le chat",
-             "Un programme ne finit qu'avec tous ses threads.", "client_exo.py, `main`"),
-    "fin": ("le serveur s'arrête",
-            "`input` attend une touche, quoi qu'il arrive au réseau.",
-            "client_exo.py, `interrupt_keyboard`"),
-}  # fmt: skip
+PARTS = {  # les scènes de chaque partie, la plus grave en premier
+    "L'énoncé": "message envoie recoit exit console accents",
+    "Les pièges": "fin coupure parti reset_avant muet fige colles nom_colle coupe liste ordre"
+    " inscrit meme_socket partiel adieu",
+    "Les conseils": "esc doublon imite adresse console_pleine",
+}
+MARKS = {"oui": ".", "non": "N", "autre": "~", "?": "?", "-": "-"}
 
 
-def lessons(kind: str, part: str) -> dict:
-    found = {name: lesson for name, lesson in PARTS[part].items() if name in scenes.scenes_of(kind)}
-    if kind == "client":
-        found |= {name: lesson for name, lesson in CLIENT_LESSONS.items() if name in found}
-    return found
+class Lesson(NamedTuple):
+    """Ce que la docstring d'une scène enseigne."""
+
+    title: str  # ce qui est essayé
+    why: str
+    where: str  # l'étape et la fonction qui y répondent
 
 
-def show_report(path: str, subject: scenes.Subject, verdicts: dict) -> None:
+def lesson_of(scene) -> Lesson:
+    return Lesson(*(line.strip() for line in scene.__doc__.split("\n")))
+
+
+# --- Essayer ----------------------------------------------------------------------
+
+
+class Progress:
+    """Une barre sur stderr, si c'est un terminal. Le thread principal seul s'en sert."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.start = total, -1, time.monotonic()
+        self.advance()
+
+    def advance(self) -> None:
+        self.done += 1
+        if not sys.stderr.isatty():
+            return
+        seconds = (time.monotonic() - self.start) / (self.done or 1) * (self.total - self.done)
+        left = f"encore {seconds:.0f} s" if self.done else ""
+        line = f"[{'#' * (40 * self.done // self.total):<40}] {self.done}/{self.total} {left:<15}"
+        if self.done == self.total:
+            line = " " * len(line) + "\r"
+        print(f"\r{line}", end="", file=sys.stderr, flush=True)
+
+
+def try_one(path: str) -> tuple[str, Subject, dict]:
+    """Essaie un programme, plusieurs scènes à la fois."""
+    subject = find_subject(path)
+    names = [] if subject.said else list(scenes.scenes_of(subject.kind))
+    verdicts = with_progress(lambda name: scenes.play(name, path, subject), names)
+    return path, subject, dict(zip(names, verdicts))
+
+
+def try_each(path: str) -> tuple[str, Subject, dict]:
+    """Essaie un programme, une scène après l'autre : d'autres sont essayés à la fois."""
+    subject = find_subject(path)
+    names = [] if subject.said else scenes.table_of(subject.kind)
+    return path, subject, {name: scenes.play(name, path, subject) for name in names}
+
+
+def with_progress(work, items: list) -> list:
+    """Renvoie `work(item)` pour chacun, AT_ONCE à la fois, en montrant où l'on en est."""
+    results = []
+    if items:
+        progress = Progress(len(items))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for result in pool.map(work, items):
+                results.append(result)
+                progress.advance()
+    return results
+
+
+# --- Dire ce qui a été vu ------------------------------------------------------------
+
+
+def show_report(path: str, subject: Subject, verdicts: dict) -> None:
     say(f"{Path(path).name} : {describe(subject)}")
-    first = None
-    for part in PARTS:
-        found = lessons(subject.kind, part)
-        if not found:
-            continue
+    first = ""
+    for part, names in PARTS.items():
+        found = {name: verdicts[name] for name in names.split() if name in verdicts}
+        lessons = {name: lesson_of(scenes.scenes_of(subject.kind)[name]) for name in found}
         print(f"\n{part}\n")
-        for name, (title, why, where) in found.items():
-            if verdicts[name].verdict == "non":
-                say(f"{name} : {title}.", "  ")
-                say(f"vu : {verdicts[name].seen}", "      ")
-                say(f"pourquoi : {why}", "      ")
-                say(f"voir : {where}", "      ")
-                first = first or (name, title, where)
+        for name in with_verdict(found, "non"):
+            lesson = lessons[name]
+            first = first or f"{name} ({lesson.where})"
+            say(f"{name} : {lesson.title}", "  ")
+            for word, text in zip(("vu", "pourquoi", "voir"), (found[name].seen, *lesson[1:])):
+                say(f"{word} : {text}", "      ")
         for verdict, meaning in (("?", "pas pu voir"), ("autre", "autrement, sans faute")):
-            for name in found:
-                if verdicts[name].verdict == verdict:
-                    say(f"{meaning} : {name} ({verdicts[name].seen})", "  ")
+            for name in with_verdict(found, verdict):
+                say(f"{meaning} : {name} ({found[name].seen})", "  ")
         for verdict, meaning in (("-", "sans objet"), ("oui", "tient")):
-            names = [name for name in found if verdicts[name].verdict == verdict]
-            if names:
+            if names := with_verdict(found, verdict):
                 say(f"{meaning} : {', '.join(names)}", "  ")
     if first:
-        print()
-        say(f"À corriger d'abord : {first[0]}, {first[1]} ({first[2]}).")
+        print(f"\nÀ corriger d'abord : {first}.")
 
 
-def describe(subject: scenes.Subject) -> str:
+def with_verdict(verdicts: dict, wanted: str) -> list[str]:
+    return [name for name, (verdict, _) in verdicts.items() if verdict == wanted]
+
+
+def describe(subject: Subject) -> str:
     """Dit en une phrase comment le programme parle."""
     if subject.kind == "client":
         return "un client."
-    dialect = subject.dialect
-    words = ["un serveur"]
+    dialect, words = subject.dialect, ["un serveur"]
     if dialect.greeting:
         words.append(f"qui parle le premier (« {dialect.greeting[:30]} »)")
-    words.append("un nom d'abord" if dialect.handshake else "sans nom")
-    words.append("une ligne par message" if dialect.end else "un message par envoi, sans fin de ligne")
-    words.append("le nom devant chaque message" if dialect.signed else "le message tel quel")
-    words += ["l'auteur le reçoit aussi"] * dialect.echo
+    words.append("le nom d'abord" if dialect.handshake else "sans nom")
+    words.append("une ligne par message" if dialect.end else "un recv par message, sans fin de ligne")
+    words.append("le nom devant le message" if dialect.signed else "le message tel quel")
+    words.append("à tous, son auteur compris" if dialect.echo else "à tous les autres")
     return ", ".join(words) + "."
 
 
@@ -173,26 +151,22 @@ def say(text: str, indent: str = "") -> None:
 
 def show_table(results: list, kind: str) -> None:
     """Montre une ligne par programme de cette sorte, et les sommes."""
-    names = scenes.table_of(kind)
-    rows = [(path, verdicts) for path, subject, verdicts in results if subject.kind == kind and verdicts]
+    rows = [(path, verdicts) for path, subject, verdicts in results if verdicts and subject.kind == kind]
     if not rows:
         return
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    print(f"{kind:<30}", *letters[: len(names)], "non")
+    letters = dict(zip(scenes.table_of(kind), "abcdefghijklmnopqrstuvwxyz"))
+    print(f"{kind:<30}", *letters.values(), "non")
     for path, verdicts in rows:
-        marks = [{"oui": ".", "non": "N", "autre": "~"}.get(verdicts[n].verdict, verdicts[n].verdict)
-                 for n in names]  # fmt: skip
-        print(f"{Path(path).name[-30:]:<30}", *marks, f"{marks.count('N'):>3}")
-    print("(. oui, N non, ~ autre dialecte, ? pas pu voir, - sans objet)\n")
-    for letter, name in zip(letters, names):
+        count = len(with_verdict(verdicts, "non"))
+        print(f"{Path(path).name[-30:]:<30}", *(MARKS[v.verdict] for v in verdicts.values()), count)
+    say(", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items()))
+    for name, letter in letters.items():
         count = sum(verdicts[name].verdict == "non" for _, verdicts in rows)
         print(f"  {letter} {name:<15} non : {count} sur {len(rows)}")
     print()
 
 
 def show_csv(results: list) -> None:
-    import csv
-
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["programme", "scene", "verdict", "vu"])
     for path, subject, verdicts in results:
@@ -201,75 +175,19 @@ def show_csv(results: list) -> None:
             writer.writerow([path, name, verdict, " ".join(seen.split())])
 
 
-class Progress:
-    """Une barre sur stderr, si c'est un terminal. Le thread principal seul s'en sert."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.start = total, 0, time.monotonic()
-        self.show()
-
-    def advance(self) -> None:
-        self.done += 1
-        self.show()
-
-    def show(self) -> None:
-        if not sys.stderr.isatty():
-            return
-        left = ""
-        if self.done:
-            seconds = (time.monotonic() - self.start) / self.done * (self.total - self.done)
-            left = f"encore {seconds:.0f} s"
-        bar = "#" * (40 * self.done // self.total)
-        end = "" if self.done < self.total else "\r\x1b[K"
-        print(f"\r[{bar:<40}] {self.done}/{self.total} {left:<15}", end=end, file=sys.stderr, flush=True)
-
-
-def try_program(path: str, names) -> tuple:
-    subject = scenes.find_subject(path)
-    if subject.said:
-        return path, subject, {}
-    names = names or scenes.table_of(subject.kind)
-    return path, subject, {name: scenes.play(name, path, subject) for name in names}
-
-
-def try_one(path: str) -> tuple:
-    """Essaie un seul programme, plusieurs scènes à la fois."""
-    subject = scenes.find_subject(path)
-    if subject.said:
-        return path, subject, {}
-    names = list(scenes.scenes_of(subject.kind))
-    progress, verdicts = Progress(len(names)), {}
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for name, verdict in zip(names, pool.map(lambda n: scenes.play(n, path, subject), names)):
-            verdicts[name] = verdict
-            progress.advance()
-    return path, subject, verdicts
-
-
-def try_many(paths: list[str]) -> list:
-    """Essaie plusieurs programmes à la fois, et chacun scène par scène."""
-    progress, results = Progress(len(paths)), []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for result in pool.map(lambda path: try_program(path, None), paths):
-            results.append(result)
-            progress.advance()
-    return results
-
-
 def main() -> int:
     """Renvoie le code de sortie."""
     chat_protocol.set_up_stream(sys.stdout)
     words = sys.argv[1:]
-    if "--help" in words or "-h" in words:
+    paths = [word for word in words if word != "--csv"]
+    if "--help" in words:
         print(__doc__)
         return 0
-    paths = [word for word in words if word != "--csv"]
-    wrong = [word for word in paths if word.startswith("-")]
-    if wrong or not paths:
-        what = f"Option « {wrong[0]} » inconnue" if wrong else "Il manque un fichier"
-        print(f"{what}. Tapez --help.", file=sys.stderr)
+    if not paths or paths[0].startswith("-"):
+        wrong = f"Option « {paths[0]} » inconnue" if paths else "Il manque un fichier"
+        print(f"{wrong}. Tapez --help.", file=sys.stderr)
         return 2
-    results = [try_one(paths[0])] if len(paths) == 1 else try_many(paths)
+    results = [try_one(paths[0])] if len(paths) == 1 else with_progress(try_each, paths)
     if "--csv" in words:
         show_csv(results)
     elif len(paths) > 1:
@@ -277,16 +195,19 @@ def main() -> int:
         show_table(results, "client")
     elif results[0][2]:
         show_report(*results[0])
-    for path, subject, verdicts in results:
-        if not verdicts and "--csv" not in words:
+    unknown = [(path, subject) for path, subject, verdicts in results if not verdicts]
+    for path, subject in unknown:
+        if "--csv" not in words:
             say(f"{Path(path).name} n'a pas pu être essayé : {subject.said}.")
-    return 0 if all(verdicts for *_, verdicts in results) else 1
+    return 1 if unknown else 0
 
 
 if __name__ == "__main__":
     try:
         code = main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
-    sys.stdout.flush()
-    os._exit(code)
+    except BrokenPipeError:
+        code = 1
+    os._exit(code)  # sans attendre les threads qui lisent la console d'un programme

@@ -109,6 +109,7 @@ class Program:
         self.has_ended = False
         self.console = b""
         self.reads_console = True
+        self.ignored_errors = 0  # octets écrits sur stderr avant d'écouter
         self.typed = 0  # lignes tapées au clavier
         self.words = 0
         with contextlib.ExitStack() as stack:  # finit ce qui est commencé si la suite échoue
@@ -149,6 +150,7 @@ class Program:
             else:
                 tree = ["taskkill", "/F", "/T", "/PID", str(self.process.pid)]
                 subprocess.run(tree, capture_output=True, check=False)
+                self.process.kill()
         self.process.wait()
         self.reads_console = True
         with contextlib.suppress(OSError):
@@ -164,6 +166,7 @@ class Program:
 
     def stderr(self) -> str:
         with open(self.errors, "rb") as file:
+            file.seek(self.ignored_errors)
             return file.read(CONSOLE_BYTES).decode(errors="replace")
 
     # --- Attendre ---
@@ -353,6 +356,8 @@ class Program:
 @functools.lru_cache
 def find_subject(path: str, args: tuple | None = None) -> Subject:
     """Trouve ce qu'est un programme, et comment lui parler."""
+    if not os.path.isfile(path):
+        return Subject("", Dialect(), "ce fichier n'existe pas")
     if args is None:
         kind, args, said = find_args(path)
     else:
@@ -398,6 +403,8 @@ def start(path: str, dialect: Dialect) -> Program:
         return bool(program.port or program.has_ended)
 
     program.until(is_ready, START_SECONDS)
+    if program.port:
+        program.ignored_errors = program.errors.stat().st_size
     return program
 
 

@@ -1,4 +1,4 @@
-"""Ce qui s'exécute avant un programme essayé, dans son processus (voir scenes.py, qui le lance).
+"""Ce qui s'exécute avant un programme essayé, dans son processus (voir essai.py, qui le lance).
 
     python -c PRELUDE PORT FICHIER ARGUMENTS…
 
@@ -6,7 +6,7 @@ Le programme s'exécute ensuite tel qu'il est, comme `__main__`. Des méthodes d
 enveloppées : chacune fait ce qu'elle faisait, et en dit un mot par une connexion à PORT (des
 événements, une ligne JSON chacun). Trois choses seulement changent : `bind` prend un port libre de
 cette machine, `connect` mène à PORT, et une porte (gate), que la scène arme, retient un appel.
-Quand scenes.py ferme ces connexions, ou disparaît, tout le groupe de processus finit.
+Quand essai.py ferme ces connexions, ou disparaît, tout le groupe de processus finit.
 """
 
 import _thread
@@ -34,7 +34,7 @@ LIMITS = {  # ce qu'un programme peut prendre à la machine, là où le système
 
 PORT, PATH = int(sys.argv[1]), sys.argv[2]
 control = socket.create_connection(("127.0.0.1", PORT))
-lifeline = socket.create_connection(("127.0.0.1", PORT))  # rien n'y passe : sa fin est un signal
+lifeline = socket.create_connection(("127.0.0.1", PORT))  # rien n'y passe ; sa fin est un signal
 real = types.SimpleNamespace(**{name: getattr(socket.socket, name) for name in dir(socket.socket)})
 control_lock = threading.RLock()
 ports = {}  # numéro du socket d'un client → port de l'autre bout, qui nomme ce client
@@ -50,7 +50,7 @@ def end_group():
 
 
 def guard():
-    """Attend, dans un processus à part, la fin de scenes.py : le programme peut tout bloquer."""
+    """Attend, dans un processus à part, la fin d'essai.py : le programme peut tout bloquer."""
     tokens, more = os.pipe()
     os.write(more, b"." * MAX_FORKS)
     os.set_blocking(tokens, False)

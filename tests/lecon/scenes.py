@@ -434,7 +434,7 @@ def lost_farewell(s: Program) -> Verdict:
 def same_name(s: Program) -> Verdict:
     """Deux clients n'ont pas le même nom.
     Sans vérification, on ne sait pas lequel a parlé.
-    étape 6, `Room.enter`"""
+    étape 6, `enter`"""
     if not s.dialect.handshake or not s.dialect.signed:
         return Verdict("-", "les messages ne portent pas de nom")
     alice, bob = s.room("Alice", "Bob")
@@ -446,6 +446,8 @@ def same_name(s: Program) -> Verdict:
             if between(bob.text(), "Alice", true) == between(bob.text(), "Alice", false):
                 return no("deux clients s'appellent Alice, et Bob ne sait pas qui parle")
             return Verdict("?", f"Bob lit {bob.text()[-40:]!r}")
+    if alice.is_closed:
+        return Verdict("autre", "la seconde Alice remplace la première")
     return still_heard(s, alice, bob)
 
 
@@ -475,7 +477,7 @@ def terminal_codes(s: Program) -> Verdict:
     word = s.word()
     s.say(alice, "\x1b[2J" + word)
     if not s.hear([bob], word):
-        return still_heard(s, alice, bob)
+        return Verdict("?", s.cause(alice)) if s.exception() else YES
     if "\x1b[2J" in bob.text():
         return no(f"Bob reçoit « ESC[2J{word} », et son terminal efface l'écran")
     return YES
@@ -545,7 +547,7 @@ def is_shown(s: Program, word: str) -> bool:
 def sends(s: Program) -> Verdict:
     """Le client envoie son nom et ses messages.
     Le nom est la première ligne, les suivantes sont des messages.
-    client_exo.py, `main`"""
+    client_exo.py, `join`"""
     server = enter_chat(s)
     for word in (s.word(), s.word()):
         if not s.is_asking():  # il attend peut-être une réponse à chaque message
@@ -562,7 +564,7 @@ def sends(s: Program) -> Verdict:
 def shows(s: Program) -> Verdict:
     """Ce qui arrive se voit pendant que l'on tape.
     `input` occupe un thread : il en faut un autre pour recevoir.
-    client_exo.py, `receive`"""
+    client_exo.py, `receive_lines`"""
     server, word = enter_chat(s), s.word()
     tell(s, server, f"Bob : {word}\n")
     if is_shown(s, word):
@@ -595,7 +597,7 @@ def shows_cut_character(s: Program) -> Verdict:
 def leaves(s: Program) -> Verdict:
     """« exit » quitte le chat.
     Un programme ne finit qu'avec tous ses threads.
-    client_exo.py, `main`"""
+    client_exo.py, `type_lines`"""
     server = enter_chat(s)
     for word in leave_words(s.path):
         s.type(word)
@@ -615,7 +617,7 @@ def leaves(s: Program) -> Verdict:
 def loses_server(s: Program) -> Verdict:
     """Le serveur s'arrête.
     `input` attend une touche, quoi qu'il arrive au réseau.
-    client_exo.py, `interrupt_keyboard`"""
+    client_exo.py, `receive_lines`"""
     server = enter_chat(s)
     s.settle(server)
     before = len(s.console) + len(s.stderr())

@@ -38,6 +38,16 @@ STEPS = {
         r"lecteur d'Alice send_now   \w+ : 2\d octets à envoyer, tous acceptés",
         r"lecteur d'Alice release    rend le verrou",
     ],
+    "reveil": [
+        r"lecteur d'Alice release    \(la loupe retient cette tournée un instant\)",
+        r"lecteur de Bob  post       dépose 1 ligne de Bob dans l'inbox",
+        r"lecteur de Bob  acquire    verrou pris : repart sans attendre",
+        r"lecteur d'Alice release    rend le verrou",
+        r"lecteur d'Alice set        l'inbox n'est pas vide : réveille le veilleur",
+        r"veilleur        acquire    a le verrou : fait une tournée",
+        r"veilleur        receive    traite 1 ligne de Bob",
+        r"veilleur        send_now   Alice : 11 octets à envoyer, tous acceptés",
+    ],
     "lent": [
         r".* send_now   Léo : \d+ octets à envoyer, tous acceptés",
         r".* send_now   Léo : \d+ octets à envoyer, 0 accepté",
@@ -56,6 +66,9 @@ STEPS = {
         r".* close      la connexion d'Alice est fermée",
     ],
 }
+
+
+LOUPE = "import sys; sys.path.insert(0, 'tests/lecon'); import loupe; sys.argv[1:] = []"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -89,27 +102,33 @@ def test_la_loupe_finit_si_plus_personne_ne_la_lit():
 
 
 def test_une_fonction_disparue_du_serveur_se_dit():
-    program = "import sys; sys.path.insert(0, 'tests/lecon'); import loupe; del loupe.serveur_exo.send_now"
-    done = run("-c", f"{program}; loupe.main()")
-    assert done.returncode == 1
-    reason = "serveur_exo.send_now n'existe plus : la loupe ne peut pas l'observer"
-    assert done.stderr == f"loupe.py : {reason}.\n"
+    done = run("-c", f"{LOUPE}; import serveur_exo; del serveur_exo.send_now; print(loupe.main())")
+    assert done.stdout == "1\n"
+    assert done.stderr == "loupe.py : send_now n'existe plus : la loupe ne peut pas l'observer.\n"
 
 
 def test_une_etape_qui_n_a_pas_lieu_se_dit():
-    program = "import sys; sys.path.insert(0, 'tests/lecon'); import loupe; loupe.PATIENCE = 0"
-    done = run("-c", f"{program}; loupe.Lens(sys.stdout).wait_for('client Bob', 'recv', 'Salut')")
+    scene = "lambda lens, *_: setattr(loupe, 'PATIENCE', 0) or lens.wait_for('client Bob +recv +Salut')"
+    change = f"loupe.SCENES['message'] = ({scene}, *loupe.SCENES['message'][1:])"
+    done = run("-c", f"{LOUPE}; {change}; print(loupe.main())")
+    assert done.stdout.endswith("\n1\n")
+    assert done.stderr == "loupe.py : l'étape « client Bob +recv +Salut » n'a pas eu lieu.\n"
+
+
+def test_un_thread_du_serveur_qui_echoue_se_dit():
+    change = "import serveur_exo as s; s.Room.enter = lambda *_: 1 / 0"
+    done = run("-c", f"{LOUPE}; {change}; print(loupe.main())")
     assert done.returncode == 1
-    assert done.stderr == "loupe.py : l'étape « client Bob : recv Salut » n'a pas eu lieu.\n"
+    assert "ZeroDivisionError" in done.stderr
 
 
-@pytest.mark.parametrize("no_color", [{}, {"NO_COLOR": "1"}], ids=["en couleur", "sans couleur"])
-def test_la_loupe_n_a_de_couleurs_que_sur_un_terminal_qui_en_veut(no_color):
-    env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | no_color
+def shown_at_a_terminal(scene: str, **variables: str) -> bytes:
+    """Renvoie ce que la loupe écrit dans un terminal, avec ces variables d'environnement."""
+    env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     needs("un pty")
     master, slave = os.openpty()
-    command = [sys.executable, "tests/lecon/loupe.py"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=slave, env=env):
+    command = [sys.executable, "tests/lecon/loupe.py", scene]
+    with subprocess.Popen(command, cwd=ROOT, stdout=slave, env=env | {"TERM": "xterm"} | variables):
         os.close(slave)
         shown = b""
         try:
@@ -118,5 +137,46 @@ def test_la_loupe_n_a_de_couleurs_que_sur_un_terminal_qui_en_veut(no_color):
         except OSError:  # Linux : plus personne n'écrit sur ce terminal
             pass
     os.close(master)
+    return shown
+
+
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+def test_la_loupe_n_a_de_couleurs_que_sur_un_terminal_qui_en_veut(variables):
+    shown = shown_at_a_terminal("message", **variables)
     assert "client Bob      recv".encode() in shown
-    assert (b"\x1b[" in shown) == (not no_color)
+    assert (b"\x1b[" in shown) == (not variables)
+
+
+def test_sur_un_terminal_etroit_une_rangee_se_coupe_entre_deux_mots():
+    shown = shown_at_a_terminal("reveil", NO_COLOR="1", COLUMNS="60").decode().splitlines()
+    rows = shown[shown.index("thread          appel      ce qui se passe") :]
+    assert max(map(len, rows)) <= 60
+    cut = rows.index("lecteur d'Alice post       dépose 1 ligne d'Alice dans")
+    assert rows[cut + 1] == " " * 27 + "l'inbox"
+
+
+def test_apres_une_scene_la_session_retrouve_tout_et_peut_recommencer():
+    """Dans IPython ou Jupyter, l'interpréteur continue : rien de ce que la loupe a changé n'y reste."""
+    state = (
+        "[sys.stdout, sys.stderr, sys.argv, sys.getprofile(), threading.getprofile(),"
+        " threading.excepthook, signal.getsignal(2), serveur_exo.IDLE_SECONDS]"
+    )
+    program = f"{LOUPE}; import serveur_exo, signal, threading; before = {state}"
+    done = run("-c", f"{program}; print([loupe.main(), loupe.main()], before == {state})")
+    assert done.stdout.endswith("\n[0, 0] True\n")
+
+
+def test_l_aide_et_une_erreur_sont_en_francais():
+    assert "reveil    Bob parle trop tard" in run("tests/lecon/loupe.py", "--help").stdout
+    done = run("tests/lecon/loupe.py", "tout")
+    assert done.returncode == 1
+    assert done.stderr == "loupe.py : scène inconnue : tout (--help les nomme).\n"
+
+
+@pytest.mark.parametrize("scene", sorted(STEPS.keys() - {"lent"}))
+def test_la_loupe_montre_aussi_l_etape_8(scene):
+    done = run("tests/lecon/loupe.py", "--etape", "8", scene)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = iter(done.stdout.splitlines())
+    for step in [step for step in STEPS[scene] if "écriture" not in step]:
+        assert any(re.fullmatch(step, row) for row in rows), (step, done.stdout)

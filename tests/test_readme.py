@@ -14,9 +14,12 @@ import client_exo
 import pytest
 import serveur_exo
 from conftest import PATIENCE, ROOT, needs
-from lecon.sans_gardes import GUARDS
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "lecon"))
+import etapes
+from sans_gardes import GUARDS
+
 SERVER = "import sys, serveur_exo as s\nsys.exit(s.main())"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = (chat_protocol, serveur_exo, client_exo)
@@ -47,14 +50,15 @@ COMMANDS = {
     "strace -f -e trace=network -p PID": "un outil que toutes les machines n'ont pas",
     "ss -tan": "un outil que toutes les machines n'ont pas",
     "tcpdump -A -i lo port 12345": "un outil que toutes les machines n'ont pas",
-    "python3 tests/lecon/serveur_naif.py 12345": "test_le_serveur_naif_se_lance_comme_le_notre",
+    "python3 tests/lecon/etape0.py": "test_chaque_etape_se_lance_seule",
     "python3 -m venv .venv"
     " && .venv/bin/python -m pip install -q -r requirements-dev.txt"
     " && .venv/bin/python -m pytest -W error": ".ci/run",
 }
 
 SESSION = transcripts(section("Trois terminaux"))
-OTHERS = [text for text in transcripts(README) if text not in SESSION]
+STEPS = transcripts(section("Les étapes"))  # test_pieges.py joue chaque case
+OTHERS = [text for text in transcripts(README) if text not in SESSION + STEPS]
 
 
 def exists(path: str) -> bool:
@@ -75,18 +79,23 @@ def test_chaque_notion_est_ou_le_readme_le_dit():
     assert [name for name in names if not exists(name)] == []
 
 
-def test_chaque_piege_du_readme_a_son_test_et_sa_reponse():
-    rows = re.findall(r"^\|.*\| `([\w.]+)` \| `(\w+)` \|$", section("Huit pièges"), re.M)
-    tests = (HERE / "test_pieges.py").read_text(encoding="utf-8")
+def test_chaque_piege_du_readme_a_sa_reponse_et_son_etape():
+    rows = re.findall(r"^\|.*\| `([\w.]+)` \| ([1-8]|client) \|$", section("Huit pièges"), re.M)
     assert len(rows) == 8
-    assert {test for _, test in rows} <= set(re.findall(r"^def test_(\w+)", tests, re.M))
-    assert len(re.findall("^def test_", tests, re.M)) == 21  # « vingt et un », dit le README
     assert [answer for answer, _ in rows if not exists(answer)] == []
 
 
+def test_le_tableau_des_etapes_est_celui_que_les_tests_verifient():
+    expected = "\n".join(etapes.table(etapes.expected, list(etapes.TRAPS)))
+    assert STEPS == [f"$ python3 tests/lecon/etapes.py\n{expected}\n"]
+
+
 def test_chaque_protection_est_encore_dans_le_code():
-    tests = (HERE / "test_pieges.py").read_text(encoding="utf-8")
-    assert {test for test, *_ in GUARDS} == set(re.findall(r"^def test_(\w+)", tests, re.M))
+    tests = re.findall(r"^def (test_\w+)", (HERE / "test_pieges.py").read_text(encoding="utf-8"), re.M)
+    assert len(etapes.TRAPS) + 3 == 23  # « vingt-trois », dit le README : ceux-là, et trois du client
+    named = {trap for trap, *_ in GUARDS}
+    doubled = {"reset_avant", "liste", "ordre"}  # plusieurs protections : un test à part en retire une
+    assert named - set(tests) == set(etapes.TRAPS) - doubled
     for _, file, guard, _ in GUARDS:
         assert (ROOT / file).read_text(encoding="utf-8").count(guard) == 1, guard
 
@@ -198,8 +207,8 @@ def test_la_session_dans_trois_terminaux_est_celle_du_readme(terminal):
 
 def test_sans_sa_protection_un_test_echoue():
     """Le script les enlève toutes ; une suffit ici pour voir qu'il marche."""
-    done = run("python3 tests/lecon/sans_gardes.py deux_clients")
-    assert (done.returncode, done.stdout) == (0, "échoue  deux_clients_n_ont_pas_le_meme_nom\n")
+    done = run("python3 tests/lecon/sans_gardes.py doublon")
+    assert (done.returncode, done.stdout) == (0, "échoue  doublon\n")
 
 
 def without_guards(*command: str, cwd: Path = ROOT) -> tuple[int, str, str]:
@@ -221,7 +230,7 @@ def test_des_tests_que_pytest_ne_peut_pas_lire_arretent_tout(tmp_path):
         shutil.copy(program, tmp_path)
     with open(tmp_path / "tests/test_pieges.py", "a", encoding="utf-8") as tests:
         tests.write("\nimport un_module_absent\n")
-    code, shown, reason = without_guards("tests/lecon/sans_gardes.py", "deux_clients", cwd=tmp_path)
+    code, shown, reason = without_guards("tests/lecon/sans_gardes.py", "doublon", cwd=tmp_path)
     assert (code, shown) == (2, "") and "No module named 'un_module_absent'" in reason
 
 
@@ -285,8 +294,9 @@ def test_une_console_figee_montre_tout_une_fois_degelee(terminal):
     server.wait_for("Alice : Bonjour !")
 
 
-def test_le_serveur_naif_se_lance_comme_le_notre():
-    command = [sys.executable, "tests/lecon/serveur_naif.py", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8") as naive:
-        assert naive.stdout.readline().startswith("Écoute sur le port ")
-        naive.kill()
+@pytest.mark.parametrize("path", [etapes.HERE / "depart.py", *etapes.STEPS], ids=lambda path: path.stem)
+def test_chaque_etape_se_lance_seule(path):
+    command = [sys.executable, "-u", path, "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as step:
+        assert step.stdout.readline() == "Serveur en attente de connexions...\n"
+        step.kill()

@@ -2,7 +2,7 @@
 """Retire une à une les protections du chat, et vérifie que le test de chaque piège échoue alors.
 
     python3 tests/lecon/sans_gardes.py         toutes, en quelques minutes
-    python3 tests/lecon/sans_gardes.py send    celles dont le test a « send » dans son nom
+    python3 tests/lecon/sans_gardes.py coupe   celles dont le piège a « coupe » dans son nom
 
 Un test qui réussirait encore ne prouverait rien. Le code de sortie est alors 1 ; il est 2 quand les
 tests n'ont pas pu répondre (pytest absent, une protection que l'on ne trouve plus…).
@@ -19,118 +19,130 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("chat_protocol.py", "serveur_exo.py", "client_exo.py", "tests")
 SHORT_PATIENCE = 8  # s : sans la protection, bien des tests attendraient pour rien
+ON_A_PROGRAM = "test_un_programme_evite_les_pieges_qu_il_annonce_et_eux_seuls"
 HANG_SECONDS = 120  # s : bien plus que le temps au bout duquel un test sans fin échoue de lui-même
 
-# (test, fichier, la protection telle qu'elle y est, ce qui la remplace). Les protections sont des
+# (piège, fichier, la protection telle qu'elle y est, ce qui la remplace). Un piège est une rangée de
+# etapes.py, jouée contre serveur_exo.py, ou un autre test de test_pieges.py. Les protections sont des
 # lignes de code, jamais des commentaires : on peut réécrire ceux-ci.
 GUARDS = [
     (
-        "un_recv_n_est_pas_un_message", "chat_protocol.py",
-        '*lines, rest = data.split(b"\\n")',
-        'lines, rest = [data] if data else [], b""',
+        "inscrit", "serveur_exo.py",
+        "    hub.clients.add(client)\n",
+        "    threading.Timer(9, hub.clients.add, [client]).start()\n",
     ),
     (
-        "le_nom_ne_se_colle_pas_au_premier_message", "serveur_exo.py",
-        "        for line in lines:\n            if client.leaving:",
-        '        for line in [b" ".join(lines)]:\n            if client.leaving:',
-    ),
-    (
-        "un_caractere_coupe_par_recv_ne_tue_pas_le_thread", "serveur_exo.py",
-        "submit(buffer.feed(data),",
-        "submit(buffer.feed(data.decode().encode()),",
-    ),
-    (
-        "une_fin_de_flux_n_est_pas_un_message_vide", "serveur_exo.py",
-        "while data := client.sock.recv(size):",
-        "while (data := client.sock.recv(size)) is not None:",
-    ),
-    (
-        "un_client_muet_n_empeche_pas_les_autres_d_entrer", "serveur_exo.py",
-        "        reader.start()\n",
-        "        reader.run()\n",
-    ),
-    (
-        "un_client_qui_coupe_net_n_arrete_pas_l_accueil", "serveur_exo.py",
-        "        submit(buffer.last_line(), client, broadcaster, bucket)\n    except OSError:",
-        "        submit(buffer.last_line(), client, broadcaster, bucket)\n    except KeyError:",
-    ),
-    (
-        "un_client_est_inscrit_avant_que_son_thread_demarre", "serveur_exo.py",
-        "    broadcaster.clients.add(client)\n",
-        "    threading.Timer(PATIENCE, broadcaster.clients.add, [client]).start()\n",
-    ),
-    (
-        "deux_clients_n_ont_pas_le_meme_nom", "serveur_exo.py",
-        "        if key in self.members:\n",
-        "        if False:\n",
-    ),
-    (
-        "un_nom_n_imite_pas_la_ligne_d_un_autre", "chat_protocol.py",
-        "            if not strip(part) or not (is_word or part in \"-_.'’\"):",
-        "            if False:",
-    ),
-    (
-        "le_serveur_ne_s_ouvre_pas_au_reseau_sans_le_dire", "chat_protocol.py",
-        'DEFAULT_HOST = "127.0.0.1"',
-        'DEFAULT_HOST = "0.0.0.0"',
-    ),
-    (
-        "la_liste_ne_change_pas_pendant_qu_on_la_parcourt", "serveur_exo.py",
-        "        clients = list(self.clients)",
-        "        clients = self.clients",
-    ),
-    (
-        "send_peut_n_envoyer_que_le_debut", "serveur_exo.py",
+        "partiel", "serveur_exo.py",
         "        client.outbox = [data] if data else []",
         "        client.outbox = []",
     ),
     (
-        "deux_threads_n_envoient_pas_sur_le_meme_socket", "serveur_exo.py",
-        "        self.round_lock = threading.Lock()",
-        "        self.round_lock = threading.Semaphore(9)",
+        "fin", "serveur_exo.py",
+        "while data := client.sock.recv(size):",
+        "while (data := client.sock.recv(size)) is not None:",
     ),
     (
-        "tous_voient_les_messages_dans_le_meme_ordre", "serveur_exo.py",
-        "        self.round_lock = threading.Lock()",
-        "        self.round_lock = threading.Semaphore(9)",
+        "coupure", "serveur_exo.py",
+        "    finally:\n        hub.post(client, DEPARTURE)",
+        "    else:\n        hub.post(client, DEPARTURE)",
     ),
     (
-        "un_client_parti_n_empeche_pas_de_lire_les_autres", "serveur_exo.py",
+        "parti", "serveur_exo.py",
         "            data = data[send_now(client.sock, data) :]\n        except OSError:",
         "            data = data[send_now(client.sock, data) :]\n        except KeyError:",
     ),
     (
-        "qui_ne_lit_plus_ne_bloque_pas_les_autres", "serveur_exo.py",
-        "            return sock.send(data, DONT_WAIT)",
-        "            return sock.send(data)",
+        "adieu", "serveur_exo.py",
+        "                client.sock.shutdown(socket.SHUT_WR)\n",
+        "                client.sock.close()\n",
     ),
     (
-        "une_console_que_personne_ne_lit_n_arrete_pas_le_chat", "serveur_exo.py",
-        '                self.waiting.append(f"{text}\\n")',
-        "                print(text, file=self.stream, flush=True)",
+        "muet", "serveur_exo.py",
+        "        reader.start()\n",
+        "        reader.run()\n",
     ),
     (
-        "close_ne_reveille_pas_le_thread_qui_recoit", "serveur_exo.py",
-        "            client.sock.shutdown(socket.SHUT_RDWR)",
-        "            client.sock.close()",
+        "test_un_client_coupe_avant_son_nom_ne_laisse_pas_de_trace", "serveur_exo.py",
+        "        submit(buffer.last_line(), client, hub, bucket)\n    except OSError:",
+        "        submit(buffer.last_line(), client, hub, bucket)\n    except KeyError:",
     ),
     (
-        "un_message_ne_pilote_pas_le_terminal_des_autres", "chat_protocol.py",
+        "adresse", "chat_protocol.py",
+        'DEFAULT_HOST = "127.0.0.1"',
+        'DEFAULT_HOST = "0.0.0.0"',
+    ),
+    (
+        "colles", "chat_protocol.py",
+        '*lines, rest = data.split(b"\\n")',
+        'lines, rest = [data] if data else [], b""',
+    ),
+    (
+        "nom_colle", "serveur_exo.py",
+        "        for line in lines:\n            if client.has_left:",
+        '        for line in [b" ".join(lines)]:\n            if client.has_left:',
+    ),
+    (
+        "coupe", "serveur_exo.py",
+        "submit(buffer.feed(data),",
+        "submit(buffer.feed(data.decode().encode()),",
+    ),
+    (
+        "test_plusieurs_departs_a_la_fois_ne_privent_personne", "serveur_exo.py",
+        "        clients = list(self.clients)",
+        "        clients = self.clients",
+    ),
+    (
+        "test_tous_lisent_le_meme_ordre_sans_rien_lire_deux_fois", "serveur_exo.py",
+        "        self.round_lock = threading.Lock()",
+        "        self.round_lock = threading.Semaphore(9)",
+    ),
+    (
+        "meme_socket", "serveur_exo.py",
+        "        self.round_lock = threading.Lock()",
+        "        self.round_lock = threading.Semaphore(9)",
+    ),
+    (
+        "doublon", "serveur_exo.py",
+        "        if key in self.members:",
+        "        if False:",
+    ),
+    (
+        "imite", "chat_protocol.py",
+        """            if not strip(part) or not (is_word or part in "-_.'’"):""",
+        "            if False:",
+    ),
+    (
+        "esc", "chat_protocol.py",
         'else _UNSAFE.sub("\\ufffd", text)',
         "else text",
     ),
     (
-        "une_ligne_qui_arrive_ne_coupe_pas_celle_que_l_on_tape", "client_exo.py",
+        "fige", "serveur_exo.py",
+        "            return sock.send(data, DONT_WAIT)",
+        "            return sock.send(data)",
+    ),
+    (
+        "console_pleine", "serveur_exo.py",
+        '                self.waiting.append(f"{text}\\n")',
+        "                print(text, file=self.stream, flush=True)",
+    ),
+    (
+        "test_close_ne_reveille_pas_le_thread_qui_recoit", "serveur_exo.py",
+        "            client.sock.shutdown(socket.SHUT_RDWR)",
+        "            client.sock.close()",
+    ),
+    (
+        "test_une_ligne_qui_arrive_ne_coupe_pas_celle_que_l_on_tape", "client_exo.py",
         "        if not (self.prompt and self.inserts_rows and rows):",
         "        if True:",
     ),
     (
-        "la_fin_du_serveur_se_voit_sans_toucher_au_clavier", "client_exo.py",
+        "test_la_fin_du_serveur_se_voit_sans_toucher_au_clavier", "client_exo.py",
         "        if self.is_reading and (is_resumed or self.is_interrupted or self.is_over):",
         "        if self.is_reading and (is_resumed or self.is_interrupted):",
     ),
     (
-        "close_ne_reveille_pas_le_thread_qui_recoit", "client_exo.py",
+        "test_close_ne_reveille_pas_le_thread_qui_recoit", "client_exo.py",
         "        connection.close()\n        poll_until(lambda: connection.is_over, GOODBYE_SECONDS)",
         "        connection.sock.close()\n        poll_until(lambda: connection.is_over)",
     ),
@@ -156,11 +168,11 @@ def answer_without(test: str, file: str, guard: str, instead: str) -> str:
             if text.count(old) != 1:
                 raise NoAnswer(f"{path.name} : la protection {old!r} n'y est pas, ou plus.")
             path.write_text(text.replace(old, new), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-rs", "tests/test_pieges.py"]
+        node = f"{ON_A_PROGRAM}[{test}-serveur_exo]" if not test.startswith("test_") else test
         try:
             done = subprocess.run(
-                [*command, "-k", f"test_{test}"], cwd=folder, timeout=HANG_SECONDS,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                [sys.executable, "-m", "pytest", "-q", "-x", "-rs", f"tests/test_pieges.py::{node}"],
+                cwd=folder, timeout=HANG_SECONDS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise NoAnswer(f"Le test {test} ne finit pas.") from None

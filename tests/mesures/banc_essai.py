@@ -101,8 +101,7 @@ def ngircd(folder: Path, port: int, clients: int) -> list[str]:
 OURS = Contender("ce serveur", ours(), chooses_port=True, max_clients=5000)
 NAIVE = Contender(
     "solution habituelle",
-    lambda folder, port, clients: [sys.executable, str(ROOT / "tests/lecon/serveur_naif.py"), "0"],
-    chooses_port=True,
+    lambda folder, port, clients: [sys.executable, str(ROOT / "tests/lecon/etape0.py"), str(port)],
     tears_lines=True,
 )
 NCAT = Contender(

@@ -126,7 +126,8 @@ def test_rien_n_apparait_a_cote_du_programme(tmp_path):
     neighbour = "def serve():\n    raise ValueError('ici')\n"
     for name, text in (("essai.py", program), ("voisin.py", neighbour)):
         (tmp_path / name).write_text(text)
-    assert "ValueError: ici" in run(str(tmp_path / "essai.py")).stdout
+    plain = {word: text for word, text in os.environ.items() if word != "PYTHONDONTWRITEBYTECODE"}
+    assert "ValueError: ici" in run(str(tmp_path / "essai.py"), env=plain).stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["essai.py", "voisin.py"]
 
 

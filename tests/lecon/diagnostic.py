@@ -19,7 +19,7 @@ import os
 import sys
 import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,12 +58,20 @@ def lesson_of(scene) -> Lesson:
 class Progress:
     """Une barre sur stderr, si c'est un terminal. Le thread principal seul s'en sert."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.start = total, -1, time.monotonic()
-        self.advance()
+    def __init__(self) -> None:
+        self.total = self.done = 0
+        self.start = time.monotonic()
 
-    def advance(self) -> None:
-        self.done += 1
+    def follow(self, futures: list) -> list:
+        """Attend ces résultats, et montre où l'on en est."""
+        self.total += len(futures)
+        self.show()
+        for _ in as_completed(futures):
+            self.done += 1
+            self.show()
+        return [future.result() for future in futures]
+
+    def show(self) -> None:
         if not sys.stderr.isatty():
             return
         seconds = (time.monotonic() - self.start) / (self.done or 1) * (self.total - self.done)
@@ -74,31 +82,26 @@ class Progress:
         print(f"\r{line}", end="", file=sys.stderr, flush=True)
 
 
-def try_one(path: str) -> tuple[str, Subject, dict]:
-    """Essaie un programme, plusieurs scènes à la fois."""
-    subject = find_subject(path)
-    names = [] if subject.said else list(scenes.scenes_of(subject.kind))
-    verdicts = with_progress(lambda name: scenes.play(name, path, subject), names)
-    return path, subject, dict(zip(names, verdicts))
-
-
-def try_each(path: str) -> tuple[str, Subject, dict]:
-    """Essaie un programme, une scène après l'autre : d'autres sont essayés à la fois."""
-    subject = find_subject(path)
-    names = [] if subject.said else scenes.table_of(subject.kind)
-    return path, subject, {name: scenes.play(name, path, subject) for name in names}
-
-
-def with_progress(work, items: list) -> list:
-    """Renvoie `work(item)` pour chacun, AT_ONCE à la fois, en montrant où l'on en est."""
-    results = []
-    if items:
-        progress = Progress(len(items))
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for result in pool.map(work, items):
-                results.append(result)
-                progress.advance()
-    return results
+def try_all(paths: list[str]) -> list[tuple[str, Subject, dict]]:
+    """Essaie ces programmes ; renvoie, de chacun, ce qui en a été trouvé et ses verdicts."""
+    choose = scenes.scenes_of if len(paths) == 1 else scenes.table_of
+    pool, progress = ThreadPoolExecutor(AT_ONCE), Progress()
+    try:
+        subjects = progress.follow([pool.submit(find_subject, path) for path in paths])
+        results, jobs = [], []
+        for path, subject in zip(paths, subjects):
+            names = [] if subject.said else choose(subject.kind)
+            played = {name: pool.submit(scenes.play, name, path, subject) for name in names}
+            results.append((path, subject, played))
+            jobs += played.values()
+        if jobs:
+            progress.follow(jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl+C : les scènes commencées finissent, seules
+    return [
+        (path, subject, {name: job.result() for name, job in played.items()})
+        for path, subject, played in results
+    ]
 
 
 # --- Dire ce qui a été vu ------------------------------------------------------------
@@ -159,7 +162,7 @@ def show_table(results: list, kind: str) -> None:
     for path, verdicts in rows:
         count = len(with_verdict(verdicts, "non"))
         print(f"{Path(path).name[-30:]:<30}", *(MARKS[v.verdict] for v in verdicts.values()), count)
-    say(", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items()))
+    print(". oui, N non, ~ autre dialecte, ? pas pu voir, - sans objet\n")
     for name, letter in letters.items():
         count = sum(verdicts[name].verdict == "non" for _, verdicts in rows)
         print(f"  {letter} {name:<15} non : {count} sur {len(rows)}")
@@ -187,7 +190,7 @@ def main() -> int:
         wrong = f"Option « {paths[0]} » inconnue" if paths else "Il manque un fichier"
         print(f"{wrong}. Tapez --help.", file=sys.stderr)
         return 2
-    results = [try_one(paths[0])] if len(paths) == 1 else with_progress(try_each, paths)
+    results = try_all(paths)
     if "--csv" in words:
         show_csv(results)
     elif len(paths) > 1:

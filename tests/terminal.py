@@ -182,10 +182,6 @@ class Session:
                 return []
             raise
 
-    def hold_output(self) -> None:
-        """Fait ce que fait Ctrl+S : ce que le client écrit attend."""
-        termios.tcflow(self.terminal, termios.TCOOFF)
-
     def resize(self, width: int, height: int) -> None:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 

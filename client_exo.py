@@ -98,15 +98,16 @@ class Screen:
                     self.complain(f"Impossible d'écrire sur la sortie standard : {reason}.")
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Écrit des lignes, s'il y en a, puis l'invite."""
+        """Écrit des lignes, s'il y en a, puis l'invite, en une fois."""
         if lines:
             self.shown_at = time.monotonic()
             self.end_row()
-            write("".join(f"{line}\n" for line in lines), sys.stdout)
-        # Après une ligne, l'invite se répète, sauf sur stderr, où elle apparaîtrait avant la ligne.
-        if self.prompt and (self.prompt_stream is sys.stdout or not lines):
-            write(self.prompt, self.prompt_stream)
-            self.is_row_open = True
+        # Sur stderr, l'invite apparaîtrait avant la ligne : on ne l'y répète pas.
+        prompt = self.prompt if self.prompt_stream is sys.stdout or not lines else ""
+        if lines or prompt:
+            rows = "".join(f"{line}\n" for line in lines)
+            write(rows + prompt, sys.stdout if lines else self.prompt_stream)
+            self.is_row_open = bool(prompt)
 
     def end_row(self) -> None:
         if self.is_row_open and not self.has_lost_output:

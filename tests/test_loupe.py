@@ -108,7 +108,8 @@ def test_une_fonction_disparue_du_serveur_se_dit():
 
 
 def test_une_etape_qui_n_a_pas_lieu_se_dit():
-    scene = "lambda lens, *_: setattr(loupe, 'PATIENCE', 0) or lens.wait_for('client Bob +recv +Salut')"
+    wait = "setattr(loupe, 'PATIENCE', 0) or lens.wait_for('client Bob +recv +Salut')"
+    scene = f"lambda lens, *_: {wait}"
     change = f"loupe.SCENES['message'] = ({scene}, *loupe.SCENES['message'][1:])"
     done = run("-c", f"{LOUPE}; {change}; print(loupe.main())")
     assert done.stdout.endswith("\n1\n")
@@ -156,7 +157,7 @@ def test_sur_un_terminal_etroit_une_rangee_se_coupe_entre_deux_mots():
 
 
 def test_apres_une_scene_la_session_retrouve_tout_et_peut_recommencer():
-    """Dans IPython ou Jupyter, l'interpréteur continue : rien de ce que la loupe a changé n'y reste."""
+    """Dans IPython ou Jupyter, l'interpréteur continue : il n'y reste rien de la loupe."""
     state = (
         "[sys.stdout, sys.stderr, sys.argv, sys.getprofile(), threading.getprofile(),"
         " threading.excepthook, signal.getsignal(2), serveur_exo.IDLE_SECONDS]"

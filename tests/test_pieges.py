@@ -1,9 +1,9 @@
-"""Les pièges d'un chat à threads : chaque étape évite ceux qu'elle annonce, et tombe dans les autres.
+"""Les pièges d'un chat à threads : chaque étape évite ceux qu'elle annonce, et eux seuls.
 
-Une scène (lecon/scenes.py) joue un piège à coup sûr contre n'importe quel serveur : elle retient un envoi,
-ou le résultat d'un recv, au pire moment. Une case du tableau de lecon/etapes.py est un test ; la dernière
-colonne est serveur_exo.py. `python3 tests/lecon/sans_gardes.py` retire la protection de chaque piège et
-vérifie que le test échoue alors.
+Une scène (lecon/scenes.py) joue un piège à coup sûr contre n'importe quel serveur : elle retient un
+envoi, ou le résultat d'un recv, au pire moment. Une case du tableau de lecon/etapes.py est un test ;
+la dernière colonne est serveur_exo.py. `python3 tests/lecon/sans_gardes.py` retire la protection de
+chaque piège et vérifie que le test échoue alors.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ import scenes
 
 @pytest.fixture(scope="module")
 def verdicts(request):
-    """Joue les cases demandées, plusieurs à la fois : une scène attend bien plus qu'elle ne calcule."""
+    """Joue les cases demandées, plusieurs à la fois : une scène attend plus qu'elle ne calcule."""
     asked = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     cells = [(given["trap"], given["program"]) for given in asked if "program" in given]
     with ThreadPoolExecutor(etapes.AT_ONCE) as pool:
@@ -43,7 +43,7 @@ def test_un_programme_evite_les_pieges_qu_il_annonce_et_eux_seuls(verdicts, trap
     assert found.verdict == etapes.expected(trap, program), found.seen
 
 
-# Deux pièges qu'aucune étape n'a : ce qui les évite est là depuis le départ. Sans cela, la scène les voit.
+# Deux pièges qu'aucune étape n'a : ce qui les évite est là depuis le départ. Sans cela, on y tombe.
 SABOTAGES = {
     "inscrit": (
         "            clients.append(client)\n"
@@ -67,7 +67,7 @@ def test_sans_ce_qui_l_evite_depuis_le_depart_on_tombe_dans_le_piege(trap, tmp_p
 
 
 def test_chaque_etape_n_ajoute_qu_une_idee():
-    """Une étape tient en peu de lignes, et commence par dire ce qui gêne, l'idée, ce qui reste faux."""
+    """Elle tient en peu de lignes, et commence par dire ce qui gêne, l'idée, comment l'essayer."""
     for number, path in enumerate(etapes.STEPS):
         source = path.read_text(encoding="utf-8")
         assert source.startswith(f'"""Étape {number} : ')
@@ -82,7 +82,7 @@ def test_chaque_etape_n_ajoute_qu_une_idee():
 def test_un_client_coupe_avant_son_nom_ne_laisse_pas_de_trace(start_server):
     """Un reset fait lever ConnectionResetError à recv, dans le thread de ce client seul.
 
-    Protection : read_client rattrape OSError (start_server vérifie que stderr n'a pas de Traceback).
+    Protection : read_client rattrape OSError (start_server refuse un Traceback sur stderr).
     """
     server = start_server()
     server.connect().reset()

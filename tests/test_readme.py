@@ -91,11 +91,12 @@ def test_le_tableau_des_etapes_est_celui_que_les_tests_verifient():
 
 
 def test_chaque_protection_est_encore_dans_le_code():
-    tests = re.findall(r"^def (test_\w+)", (HERE / "test_pieges.py").read_text(encoding="utf-8"), re.M)
-    assert len(etapes.TRAPS) + 3 == 23  # « vingt-trois », dit le README : ceux-là, et trois du client
+    tests = (HERE / "test_pieges.py").read_text(encoding="utf-8")
+    tests = set(re.findall(r"^def (test_\w+)", tests, re.M))
+    assert len(etapes.TRAPS) + 3 == 23  # « vingt-trois », dit le README : trois sont ceux du client
     named = {trap for trap, *_ in GUARDS}
-    doubled = {"reset_avant", "liste", "ordre"}  # plusieurs protections : un test à part en retire une
-    assert named - set(tests) == set(etapes.TRAPS) - doubled
+    doubled = {"reset_avant", "liste", "ordre"}  # doublement évités : un test à part pour chacun
+    assert named - tests == set(etapes.TRAPS) - doubled
     for _, file, guard, _ in GUARDS:
         assert (ROOT / file).read_text(encoding="utf-8").count(guard) == 1, guard
 
@@ -294,9 +295,9 @@ def test_une_console_figee_montre_tout_une_fois_degelee(terminal):
     server.wait_for("Alice : Bonjour !")
 
 
-@pytest.mark.parametrize("path", [etapes.HERE / "depart.py", *etapes.STEPS], ids=lambda path: path.stem)
-def test_chaque_etape_se_lance_seule(path):
-    command = [sys.executable, "-u", path, "0"]
+@pytest.mark.parametrize("name", ["depart", *(path.stem for path in etapes.STEPS)])
+def test_chaque_etape_se_lance_seule(name):
+    command = [sys.executable, "-u", HERE / f"lecon/{name}.py", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as step:
         assert step.stdout.readline() == "Serveur en attente de connexions...\n"
         step.kill()

@@ -1,6 +1,6 @@
 """Étape 8 : on dépose ses lignes, et celui qui a le verrou travaille pour tous.
 
-Ce qui gêne : à cent clients, chacun attend le verrou, et chaque ligne coûte un envoi à chacun.
+Ce qui gêne : à cent clients, chaque recv coûte un envoi à chacun, et tous attendent le verrou.
 L'idée : un lecteur dépose ses lignes et essaie le verrou. S'il l'a, il sert tous les dépôts à la
 fois : un seul envoi porte les lignes de tout le monde. Sinon, il reprend sa lecture.
 Pour l'essayer : python3 tests/lecon/loupe.py --etape 8 rafale ; sa vitesse est dans MESURES.md.

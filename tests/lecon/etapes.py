@@ -5,8 +5,8 @@
     python3 tests/lecon/etapes.py coupe muet     ceux-là seulement
 
 Une colonne est une étape (etape0.py, etape1.py…) ou serveur_exo.py ; une rangée est un piège, que
-scenes.py joue à coup sûr. « non » : le programme y tombe. Le code de sortie est 1 si le tableau n'est
-pas l'escalier attendu.
+scenes.py joue à coup sûr. « non » : le programme y tombe. Le code de sortie est 1 si le tableau
+n'est pas l'escalier attendu.
 """
 
 import os
@@ -55,7 +55,7 @@ def expected(trap: str, program: str) -> str:
 
 
 def table(verdict_of, traps: list[str], color_of=lambda verdict: "{}") -> Iterator[str]:
-    """Renvoie les rangées du tableau, une à une ; `verdict_of` donne celui d'un piège et d'un programme."""
+    """Donne les rangées du tableau, une à une ; `verdict_of` renvoie le verdict d'une case."""
     yield f"{'piège':<37}" + "".join(f"{number:>4}" for number in range(len(STEPS))) + "  serveur"
     for trap in traps:
         found = [verdict_of(trap, program) for program in PROGRAMS]
@@ -81,7 +81,8 @@ def start(pool: ThreadPoolExecutor, cells: list[tuple[str, str]]) -> dict[tuple,
 def main() -> int:
     traps = sys.argv[1:] or list(TRAPS)
     if unknown := [trap for trap in traps if trap not in TRAPS]:
-        print(f"Piège inconnu : {unknown[0]}. Les pièges sont : {' '.join(TRAPS)}.", file=sys.stderr)
+        known = " ".join(TRAPS)
+        print(f"Piège inconnu : {unknown[0]}. Les pièges sont : {known}.", file=sys.stderr)
         return 2
     has_colors = sys.stdout.isatty() and os.name != "nt" and os.environ.get("TERM") != "dumb"
     colors = {"oui": "\x1b[32m{}\x1b[0m", "non": "\x1b[31m{}\x1b[0m"} if has_colors else {}

@@ -5,9 +5,9 @@
     python3 tests/lecon/loupe.py SCENE               une autre scène (--help les nomme)
     python3 tests/lecon/loupe.py --etape 8 SCENE     etape8.py au lieu du serveur
 
-La loupe ne remplace rien dans le programme : Python annonce chaque appel de fonction à qui le demande
-(sys.setprofile), et `Lens.observe` choisit ceux qu'elle montre. Une fonction ou une étape qui n'existe
-plus est une erreur, dite en une phrase, avec le code de sortie 1.
+La loupe ne remplace rien dans le programme : Python annonce chaque appel de fonction à qui le
+demande (sys.setprofile), et `Lens.observe` choisit ceux qu'elle montre. Une fonction ou une étape
+qui n'existe plus est une erreur, dite en une phrase, avec le code de sortie 1.
 """
 
 import contextlib
@@ -82,8 +82,9 @@ class Lens:
             case "call", "feed", _:
                 self.tell("recv", repr(variables["data"]))
             case "return", "feed", _:
-                found = f"{count(result, 'ligne')} : {result!r}" if result else "aucune ligne entière"
-                rest = variables["self"]._rest
+                found, rest = "aucune ligne entière", variables["self"]._rest
+                if result:
+                    found = f"{count(result, 'ligne')} : {result!r}"
                 self.tell("feed", found + (f" ; garde {rest!r}" if rest else ""))
             case "call", "last_line", _:
                 self.tell("recv", "b'' : ce client n'enverra plus rien")
@@ -140,7 +141,8 @@ class Lens:
             row = f"{thread or self.readers.get(current, current.name):<16}{step:<11}{detail}"
             if self.hidden and re.match(self.hidden, row):
                 return
-            if self.hidden and self.rows and sending(row) and sending(row) == sending(self.rows[-1]):
+            last = self.rows[-1] if self.rows else ""
+            if self.hidden and sending(row) and sending(row) == sending(last):
                 self.repeated += 1
             elif self.hidden:
                 if self.repeated:
@@ -170,7 +172,8 @@ class Lens:
 
     def wait_until(self, is_true, otherwise: str) -> None:
         with self.changed:
-            if not self.changed.wait_for(lambda: is_true() or self.failure, PATIENCE) or self.failure:
+            is_ready = self.changed.wait_for(lambda: is_true() or self.failure, PATIENCE)
+            if self.failure or not is_ready:
                 raise Failed(self.failure or otherwise)
 
     def fail(self, reason: str) -> None:
@@ -318,8 +321,8 @@ def depart(lens: Lens, alice: Person, bob: Person) -> None:
     lens.wait_for(".* close .*d'Alice", "client Bob .*Alice a quitt", ".* write .*a quitté")
 
 
-# Le veilleur prend et rend le verrou sans cesse tant qu'il reste quelque chose à faire. La scène de Léo
-# ne montre ni le flot d'Alice, ni ce que Bob en reçoit.
+# Le veilleur prend et rend le verrou sans cesse tant qu'il reste quelque chose à faire. La scène de
+# Léo ne montre ni le flot d'Alice, ni ce que Bob en reçoit.
 WATCHER_AT_WORK = "veilleur +(acquire|release)"
 FLOOD = "(lecteur d'Alice|.{16}(receive|send_now|set)) (?!.*(Léo|de Bob))|.*[0-9] acceptés|.*xxx"
 SCENES = {  # le nom d'une scène, ses clients, les rangées qu'elle cache
@@ -384,10 +387,10 @@ def main() -> int:
             settings.enter_context(contextlib.redirect_stdout(io.StringIO()))
             settings.enter_context(contextlib.redirect_stderr(io.StringIO()))
             sys.stdout.name, sys.stderr.name = "console", "stderr"
-            # Une tournée du veilleur, au mauvais moment, prendrait le verrou : il n'en fait que réveillé.
+            # Une tournée du veilleur au mauvais moment prendrait le verrou : on le réveille seulement.
             setattr(program, pause, 3600)
             sys.argv = [sys.argv[0], *options]
-            threading.excepthook = lambda end: lens.fail(f"{end.exc_type.__name__} : {end.exc_value}")
+            threading.excepthook = lambda args: lens.fail(repr(args.exc_value))
             threading.setprofile(lens.observe)
             sys.setprofile(lens.observe)
             threading.Thread(target=play, args=[name, lens], daemon=True).start()

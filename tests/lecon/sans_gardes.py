@@ -22,9 +22,9 @@ SHORT_PATIENCE = 8  # s : sans la protection, bien des tests attendraient pour r
 ON_A_PROGRAM = "test_un_programme_evite_les_pieges_qu_il_annonce_et_eux_seuls"
 HANG_SECONDS = 120  # s : bien plus que le temps au bout duquel un test sans fin échoue de lui-même
 
-# (piège, fichier, la protection telle qu'elle y est, ce qui la remplace). Un piège est une rangée de
-# etapes.py, jouée contre serveur_exo.py, ou un autre test de test_pieges.py. Les protections sont des
-# lignes de code, jamais des commentaires : on peut réécrire ceux-ci.
+# (piège, fichier, la protection telle qu'elle y est, ce qui la remplace). Un piège est une rangée
+# de etapes.py, jouée contre serveur_exo.py, ou un autre test de test_pieges.py. Les protections
+# sont des lignes de code, jamais des commentaires : on peut réécrire ceux-ci.
 GUARDS = [
     (
         "inscrit", "serveur_exo.py",
@@ -168,11 +168,12 @@ def answer_without(test: str, file: str, guard: str, instead: str) -> str:
             if text.count(old) != 1:
                 raise NoAnswer(f"{path.name} : la protection {old!r} n'y est pas, ou plus.")
             path.write_text(text.replace(old, new), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-rs"]
         node = f"{ON_A_PROGRAM}[{test}-serveur_exo]" if not test.startswith("test_") else test
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", "-x", "-rs", f"tests/test_pieges.py::{node}"],
-                cwd=folder, timeout=HANG_SECONDS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                [*command, f"tests/test_pieges.py::{node}"], cwd=folder, timeout=HANG_SECONDS,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise NoAnswer(f"Le test {test} ne finit pas.") from None

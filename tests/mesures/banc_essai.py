@@ -4,6 +4,7 @@
     python3 tests/mesures/banc_essai.py                tout mesurer, puis dessiner banc_essai.svg
     python3 tests/mesures/banc_essai.py --tours 1      le même, une fois au lieu de trois
     python3 tests/mesures/banc_essai.py --variantes    ce que vaut chaque idée du serveur, une par une
+    python3 tests/mesures/banc_essai.py --etapes       l'étape 8 de la leçon, et les étapes 5 et 7
     python3 tests/mesures/banc_essai.py --contre ../avant --tours 5
                                                ce serveur et celui d'un autre dossier du dépôt
                                                (git worktree add ../avant 5cdcb5a) ; avec
@@ -39,7 +40,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -98,12 +99,14 @@ def ngircd(folder: Path, port: int, clients: int) -> list[str]:
     return ["ngircd", "--nodaemon", "--config", str(configuration)]
 
 
+def step(number: int) -> Contender:
+    """Renvoie une étape de la leçon (tests/lecon/etape0.py…)."""
+    program = str(ROOT / f"tests/lecon/etape{number}.py")
+    return Contender(f"étape {number}", lambda folder, port, clients: [sys.executable, program, str(port)])
+
+
 OURS = Contender("ce serveur", ours(), chooses_port=True, max_clients=5000)
-NAIVE = Contender(
-    "solution habituelle",
-    lambda folder, port, clients: [sys.executable, str(ROOT / "tests/lecon/etape0.py"), str(port)],
-    tears_lines=True,
-)
+NAIVE = replace(step(0), label="solution habituelle", tears_lines=True)
 NCAT = Contender(
     "ncat --chat",
     lambda folder, port, clients: [
@@ -574,6 +577,7 @@ def main() -> int:
     parser.add_argument("--tours", type=int, default=3, help="tours (%(default)s par défaut)")
     parser.add_argument("--rapide", action="store_true", help="vérifie seulement, sur peu")
     parser.add_argument("--variantes", action="store_true", help="mesure chaque idée du serveur")
+    parser.add_argument("--etapes", action="store_true", help="mesure les étapes 8, 5 et 7")
     parser.add_argument("--image", type=Path, default=HERE / "banc_essai.svg", metavar="FICHIER")
     parser.add_argument("--contre", type=Path, metavar="DOSSIER", help="compare à ce serveur-là")
     parser.add_argument("--journal", action="store_true", help="avec un journal (pour --contre)")
@@ -589,17 +593,23 @@ def main() -> int:
             Contender("ce serveur", ours("", ROOT, options.journal), chooses_port=True),
             Contender("l'autre", ours("", other, options.journal), chooses_port=True),
         ])  # fmt: skip
+    elif options.etapes:
+        bench = Bench([step(8), step(5), step(7)])
     elif options.variantes:
         bench = Bench([OURS, *VARIANTS])
     else:
         bench = Bench(installed([OURS, NAIVE, NCAT, NGIRCD]))
-    has_all = not options.contre and not options.variantes
+    rooms = ((2, 1), (11, 1), (101, 1), (501, 1), (10, 10), (100, 100))
+    if options.variantes:
+        rooms = ((2, 1), (11, 1), (100, 100))
+    elif options.etapes:
+        rooms = ((2, 1), (101, 1), (100, 100))
+    has_all = not (options.contre or options.variantes or options.etapes)
     for turn in range(options.tours):
         print(f"tour {turn + 1}…", file=sys.stderr, flush=True)
         bench.turn()
-        for clients, talkers in ((2, 1), (11, 1), (101, 1), (501, 1), (10, 10), (100, 100)):
-            if not options.variantes or clients in (2, 11, 100):
-                bench.run_room(clients, talkers, (32, 200), delays=has_all and talkers == 1)
+        for clients, talkers in rooms:
+            bench.run_room(clients, talkers, (32, 200), delays=has_all and talkers == 1)
         if has_all:
             bench.run_stuck()
     if has_all:

@@ -8,7 +8,6 @@ Il faut deux threads : `input` et `recv` bloquent, et on ne sait pas lequel rece
 
 import contextlib
 import errno
-import itertools
 import math
 import os
 import re
@@ -20,7 +19,6 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Sequence
 
 import chat_protocol as protocol
 from chat_protocol import Refused
@@ -40,6 +38,7 @@ POLL_SECONDS = 0.02  # s entre deux vérifications de `poll_until`
 WAIT_SECONDS = 0.2  # s par attente : sous Windows, Ctrl+C n'est vu qu'entre deux attentes
 TICK_SECONDS = 0.5  # s entre deux signaux de l'horloge, qui font regarder ce qui a été noté
 REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
+CATCH_UP_SECONDS = 0.1  # s, dans une fenêtre : ce qu'elle retenait s'affiche avant l'invite
 RECENT_SECONDS = 0.3  # s : une ligne plus récente est peut-être venue après Entrée
 
 NAME_PROMPT = "Entrez votre nom : "
@@ -54,10 +53,6 @@ ENDINGS = {  # comment la conversation a fini : (ce que le client dit, son code 
 }
 
 
-class Woken(KeyboardInterrupt):
-    """Un signal a fait sortir d'input() ; ce que la connexion a noté dit pourquoi."""
-
-
 # --- L'écran -------------------------------------------------------------------
 
 
@@ -70,7 +65,6 @@ class Screen:
 
     gets_signals = True  # Ctrl+C et les autres signaux arrivent au programme
     edits_lines = False  # readline édite la ligne que l'on tape
-    catch_up_seconds = 0.0  # s laissées au receveur avant chaque invite
 
     def __init__(self, prompt_stream, is_attended: bool) -> None:
         self.prompt_stream = prompt_stream  # où l'invite s'écrit ; None : pas d'invite
@@ -97,7 +91,7 @@ class Screen:
                     reason = protocol.explain(error)
                     self.complain(f"Impossible d'écrire sur la sortie standard : {reason}.")
 
-    def draw(self, lines: Sequence[str]) -> None:
+    def draw(self, lines: tuple[str, ...] | list[str]) -> None:
         """Écrit des lignes, s'il y en a, puis l'invite, en une fois."""
         if lines:
             self.shown_at = time.monotonic()
@@ -150,7 +144,10 @@ class Window(Screen):
     """Une fenêtre (IDLE, Thonny, Jupyter…), qui gère elle-même les signaux."""
 
     gets_signals = False
-    catch_up_seconds = 0.1  # ce qu'IDLE retenait pendant input(), et la réponse du serveur
+
+    def read_line(self, prompt: str) -> str:
+        time.sleep(CATCH_UP_SECONDS)
+        return super().read_line(prompt)
 
     def finish_row(self, text: str) -> None:
         if self.is_recent():
@@ -173,7 +170,7 @@ class Terminal(Screen):
         self.inserts_rows = inserts_rows
         self.typed = ""  # du principal : ce qui était tapé quand Ctrl+Z l'a arrêté
 
-    def draw(self, lines: Sequence[str]) -> None:
+    def draw(self, lines: tuple[str, ...] | list[str]) -> None:
         rows = [row for line in lines for row in wrap(line, screen_width())]
         if not (self.prompt and self.inserts_rows and rows):
             return super().draw(rows)
@@ -301,13 +298,7 @@ class Connection:
 
     def ask(self, prompt: str) -> str:
         """Renvoie la ligne tapée ; ou lève ce que les signaux ou le receveur ont noté."""
-        if self.screen.catch_up_seconds:  # même de 0 s, sleep coûterait 0,1 ms par ligne d'un tube
-            time.sleep(self.screen.catch_up_seconds)
-        while True:
-            if self.is_interrupted:
-                raise KeyboardInterrupt
-            if self.is_over:
-                raise ConnectionError
+        while not (self.is_interrupted or self.is_over):
             try:
                 try:
                     self.is_reading = True
@@ -315,10 +306,12 @@ class Connection:
                     return self.screen.ask(prompt)
                 finally:
                     self.is_reading = False
-            except (Woken, SystemError):
-                pass  # ce qui est noté dit s'il faut partir, ou montrer de nouveau l'invite
+            except (KeyboardInterrupt, SystemError):
+                if not self.screen.gets_signals:
+                    raise  # une fenêtre ne note rien : elle lève elle-même KeyboardInterrupt
             except OSError:
                 raise EOFError from None  # le clavier ne se lit plus (nohup)
+        raise KeyboardInterrupt if self.is_interrupted else ConnectionError
 
     def note_signal(self, number: int, _: object) -> None:
         """Note un signal, puis fait sortir d'input() ; un second Ctrl+C coupe la connexion.
@@ -334,7 +327,7 @@ class Connection:
             self.pause_in_background()
             if self.screen.edits_lines:
                 self.screen.typed = readline.get_line_buffer() or self.screen.typed
-            raise Woken
+            raise KeyboardInterrupt
         if is_stop and not self.is_leaving:
             raise KeyboardInterrupt
         if is_stop and self.sock:
@@ -365,32 +358,29 @@ RESUME_SIGNAL = getattr(signal, "SIGCONT", None)  # Windows ne l'a pas
 
 def connect(host: str, port: int) -> socket.socket:
     """Renvoie un socket connecté au serveur, ou lève Refused."""
-    steps = []  # de `attempt` : les adresses, puis le socket ; ou une erreur à la place
+    found, results = [], []  # les adresses de `host` ; le socket, ou l'erreur
 
     def attempt() -> None:
         try:
-            steps.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-            each = CONNECT_SECONDS / len(steps[0])
-            steps.append(socket.create_connection((host, port), each))
+            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            sock = socket.create_connection((host, port), CONNECT_SECONDS / len(found))
+            results.append(sock)
         except (OSError, UnicodeError) as error:
-            steps.append(error)
+            results.append(error)
 
     # Rien n'interrompt getaddrinfo : un thread l'attend, et nous attendons ce thread.
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    poll_until(lambda: not thread.is_alive(), CONNECT_SECONDS)
-    hint = "Le serveur est-il lancé ? Son pare-feu bloque-t-il ce port ?"
-    match steps:
-        case [_, socket.socket() as sock]:
-            sock.settimeout(None)
-            protocol.set_up_socket(sock)
-            return sock
-        case [list(), *error]:
-            reason = protocol.explain(*error or [TimeoutError()])
-        case _:
-            is_unknown = steps and steps[0].args[0] != socket.EAI_AGAIN
-            reason = "adresse inconnue" if is_unknown else "ce nom n'a pas pu être cherché"
-            hint = "L'adresse est-elle bien écrite ? Le réseau fonctionne-t-il ?"
+    threading.Thread(target=attempt, daemon=True).start()
+    poll_until(lambda: results, CONNECT_SECONDS)
+    result = results[0] if results else TimeoutError()
+    if isinstance(result, socket.socket):
+        result.settimeout(None)
+        protocol.set_up_socket(result)
+        return result
+    reason, hint = protocol.explain(result), "Le serveur est-il lancé ? Son pare-feu bloque-t-il ce port ?"
+    if not found:
+        is_unanswered = not results or result.args[0] == socket.EAI_AGAIN
+        reason = "ce nom n'a pas pu être cherché" if is_unanswered else "adresse inconnue"
+        hint = "L'adresse est-elle bien écrite ? Le réseau fonctionne-t-il ?"
     raise Refused(f"Connexion impossible à {protocol.host_and_port(host, port)} : {reason}. {hint}")
 
 
@@ -489,14 +479,15 @@ def choose_name(name: str, connection: Connection) -> str:
 
 def join(connection: Connection, name: str) -> bool:
     """Donne un nom, un autre s'il est refusé ; renvoie False s'il faut renoncer."""
-    for tries in itertools.count(1):
+    tries = 0
+    while True:
         connection.send(protocol.clean(name))
+        tries += 1
         # Un serveur complet refuse avant d'avoir reçu le nom : on compte depuis le début.
-        is_answered = lambda: connection.is_admitted or connection.refusals >= tries
-        poll_until(lambda: is_answered() or connection.is_over)
+        poll_until(lambda: connection.is_admitted or connection.refusals >= tries or connection.is_over)
         if connection.is_admitted:
             return True
-        if not is_answered():
+        if connection.refusals < tries:
             raise ConnectionError
         # Un serveur complet, ou qui a refusé cinq noms, ferme aussitôt.
         is_closed = poll_until(lambda: connection.is_over, REFUSAL_SECONDS)

@@ -71,7 +71,7 @@ class LineBuffer:
 
 
 # Ce que telnet ajoute (RFC 854) : IAC (ff) et un octet ; encore un octet après WILL, WONT, DO, DONT
-# (fb à fe) ; après SB (fa), tout jusqu'à IAC SE (ff f0). La fin de la ligne peut couper la commande.
+# (fb à fe) ; après SB (fa), tout jusqu'à IAC SE (ff f0). La fin de la ligne peut la couper.
 _TELNET = re.compile(rb"\xff(?:[\xfb-\xfe].?|\xfa.*?(?:\xff\xf0|\xff?\Z)|.?)", re.DOTALL)
 
 
@@ -88,7 +88,7 @@ def decode_line(line: bytes) -> str:
 
 
 def encode_line(text: str) -> bytes:
-    """Renvoie les octets d'une ligne ; « ? » y remplace une moitié de caractère (un *surrogate*)."""
+    """Renvoie les octets d'une ligne ; « ? » y remplace une moitié de caractère (*surrogate*)."""
     return f"{text}\n".encode("utf-8", errors="replace")
 
 
@@ -97,13 +97,13 @@ def encode_line(text: str) -> bytes:
 MAX_NAME_LENGTH = 32  # caractères : le nom est recopié devant chaque message
 MAX_QUOTE_LENGTH = 40  # caractères d'un mot que l'on recopie dans une erreur
 
-# Les blancs : ce qu'une personne ne voit pas, et qu'un copier-coller ou AltGr ajoutent. D'abord ceux
-# qui prennent de la place (Unicode, White_Space) ; puis les codes de commande, les marques du sens
-# d'écriture et les caractères invisibles (Default_Ignorable_Code_Point).
+# Les blancs : ce qu'une personne ne voit pas, et qu'un copier-coller ou AltGr ajoutent. D'abord
+# ceux qui prennent de la place (Unicode, White_Space) ; puis les codes de commande, les marques du
+# sens d'écriture et les caractères invisibles (Default_Ignorable_Code_Point).
 _SPACES = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _MARKS = (
-    "\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
-    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff"
+    "\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff"
 )
 _BLANK, _VISIBLE = f"[{_SPACES}{_MARKS}]", f"[^{_SPACES}{_MARKS}]"
 _BARE_TEXT = re.compile(f"{_VISIBLE}(?:.*{_VISIBLE})?", re.DOTALL)
@@ -203,8 +203,8 @@ _VERBS = {
     "/quitter": "quit", "/exit": "quit", "/quit": "quit", "/aide": "help", "/help": "help",
 }  # fmt: skip
 
-# Une ligne vide, une commande ou « exit », même avec des marques entre ses lettres ; sans IGNORECASE,
-# où « exıt » vaudrait « exit ».
+# Une ligne vide, une commande ou « exit », même avec des marques entre ses lettres ; sans
+# IGNORECASE, où « exıt » vaudrait « exit ».
 _EXIT = f"[{_MARKS}]*".join(["[eE]", "[xX]", "[iI]", "[tT]"])
 _NOT_A_MESSAGE = re.compile(f"{_BLANK}*(?:/|\\Z|{_EXIT}{_BLANK}*\\Z)")
 
@@ -237,11 +237,11 @@ _REASONS = {  # par nom de code ; certains systèmes n'ont pas tous ces codes
     "EACCES": "accès réservé ou refusé", "ECONNREFUSED": "connexion refusée",
     "EADDRINUSE": "ce port est déjà pris (un serveur tourne peut-être déjà ici)",
     "EADDRNOTAVAIL": "cette adresse n'est pas à cette machine", "EFBIG": "fichier trop gros",
-    "EHOSTUNREACH": "machine injoignable", "EDQUOT": "quota de disque atteint",
-    "ENETUNREACH": "réseau inaccessible", "EMFILE": "trop de fichiers ouverts",
+    "EDQUOT": "quota de disque atteint", "EROFS": "disque en lecture seule",
+    "EHOSTUNREACH": "machine injoignable", "ENETUNREACH": "réseau inaccessible",
     "ENOENT": "ce fichier ou son dossier n'existe pas", "EISDIR": "c'est un dossier",
-    "EPIPE": "le programme qui lisait s'est arrêté", "ENOSPC": "disque plein",
-    "ETIMEDOUT": "pas de réponse", "TimeoutError": "pas de réponse", "EROFS": "disque en lecture seule",
+    "EPIPE": "le programme qui lisait s'est arrêté", "EMFILE": "trop de fichiers ouverts",
+    "ENOSPC": "disque plein", "ETIMEDOUT": "pas de réponse", "TimeoutError": "pas de réponse",
 }  # fmt: skip
 
 
@@ -287,7 +287,8 @@ def add_number(parser, option: str, default: int, meaning: str, low=0, high=1_00
     def whole_number(text: str) -> int:
         if re.fullmatch("[0-9]{1,9}", text) and low <= int(text) <= high:
             return int(text)
-        raise Refused(f"{option} : il faut un nombre entier de {low} à {high}, pas « {quote(text)} ».")
+        limits = f"il faut un nombre entier de {low} à {high}"
+        raise Refused(f"{option} : {limits}, pas « {quote(text)} ».")
 
     meaning += " (%(default)s par défaut)"
     parser.add_argument(option, metavar="N", default=default, type=whole_number, help=meaning)
@@ -320,7 +321,7 @@ def set_up_socket(sock: socket.socket) -> None:
     options = dict(SOCKET_OPTIONS)
     with contextlib.suppress(OSError):  # la connexion est déjà coupée : recv le signalera
         ours, theirs = sock.getsockname()[0], sock.getpeername()[0]
-        # Une même machine ne disparaît pas, et un programme lent y reste longtemps sans rien prendre.
+        # Une même machine ne disparaît pas, et un programme lent peut y attendre longtemps.
         if theirs == ours or theirs.removeprefix("::ffff:").startswith("127."):
             del options["TCP_USER_TIMEOUT"]
     for name, value in options.items():
@@ -334,7 +335,7 @@ def set_up_stream(stream: object) -> None:
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")
         # Un autre programme a pu le laisser sans attente : une écriture y perdrait des lignes.
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # absent de Windows avant 3.12
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows ne l'a pas toujours
             os.set_blocking(stream.fileno(), True)
 
 

@@ -249,7 +249,7 @@ class Room:
             if member is not sender:
                 member.outbox.append(piece)
         self.queued_bytes += len(piece)
-        self.console_lines += console_lines or lines
+        self.console_lines += console_lines or lines  # la console peut montrer autre chose
 
 
 def render(lines: list[str], prefix: str) -> str:
@@ -385,7 +385,8 @@ class Hub:
                 self.room.tell(client, f"{ERROR}{reason}")
                 self.room.leave(client)
             case "late":
-                reason = f"ce client ne lit plus ses messages ({len(client.outbox[0])} octets)"
+                backlog = len(client.outbox[0])
+                reason = f"ce client ne lit plus ses messages ({backlog} octets en attente)"
                 self.errors.put(f"{client.name} ({client.host}) : connexion coupée, {reason}.")
                 self.room.leave(client)
                 self.cut(client)
@@ -479,7 +480,8 @@ class Writer:
             except (OSError, ValueError, AttributeError) as error:  # cassé, fermé, absent
                 if self.errors:
                     reason = protocol.explain(error)
-                    self.errors.put(f"Impossible d'écrire dans la console ({reason}). Le chat continue.")
+                    problem = f"Impossible d'écrire dans la console ({reason})."
+                    self.errors.put(f"{problem} Le chat continue.")
                 return
             time.sleep(WRITE_PAUSE_SECONDS)
 
@@ -496,7 +498,7 @@ class Writer:
             return text
 
     def flush(self, is_last: bool = False) -> bool:
-        """Attend que tout soit écrit, OUTPUT_SECONDS au plus ; `is_last` : finit aussi le thread."""
+        """Attend que tout soit écrit, OUTPUT_SECONDS au plus ; `is_last` finit aussi le thread."""
         deadline = time.monotonic() + OUTPUT_SECONDS
         while not self.is_idle and self.thread.is_alive() and time.monotonic() < deadline:
             time.sleep(TICK_SECONDS)
@@ -660,7 +662,7 @@ def catch_signals(received: list[int]) -> dict:
 
 def main() -> int:
     """Renvoie le code de sortie : 0 après un arrêt demandé, 2 pour une option refusée, sinon 1."""
-    parser = protocol.new_option_parser("Le serveur", "adresse où écouter ; 0.0.0.0 ouvre au réseau")
+    parser = protocol.new_option_parser("Le serveur", "où écouter ; 0.0.0.0 ouvre le chat au réseau")
     parser.add_argument("--horodatage", action="store_true", help="[HH:MM] devant les messages")
     parser.add_argument("--journal", metavar="FICHIER", help="enregistre la console dans FICHIER")
     protocol.add_number(parser, "--max-clients", 1000, "clients admis en même temps", low=1)

@@ -112,7 +112,6 @@ _FIRST_WORD = re.compile(f"{_BLANK}*({_VISIBLE}*){_BLANK}?(.*)", re.DOTALL)
 # Les caractères qui commandent un terminal ou inversent le sens d'écriture : codes de commande (C0
 # sauf la tabulation, DEL, C1), séparateurs de ligne, sens d'écriture (Unicode, annexe 9).
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-
 _LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l"})  # Unicode ne les décompose pas
 
 

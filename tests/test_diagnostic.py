@@ -158,7 +158,11 @@ def test_rien_ne_survit_au_diagnostic(tmp_path, tail, how):
         program = tmp_path / "essai.py"
         port = str(listener.getsockname()[1])
         program.write_text(HOLD.replace("{port}", port) + ENDLESS[tail])
-        tool = subprocess.Popen([sys.executable, TOOL, str(program)], stdout=subprocess.PIPE)
+        (folder := tmp_path / "tmp").mkdir()
+        tool = subprocess.Popen(
+            [sys.executable, TOOL, str(program)],
+            stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(folder)},
+        )  # fmt: skip
         child, _ = listener.accept()
         child.settimeout(PATIENCE)
         assert child.recv(1) == b"."
@@ -167,6 +171,7 @@ def test_rien_ne_survit_au_diagnostic(tmp_path, tail, how):
         with child, tool.stdout:
             assert child.recv(1) == b""
             tool.wait(PATIENCE)
+        assert list(folder.iterdir()) == []  # ses fichiers non plus
 
 
 def test_chaque_reponse_existe():

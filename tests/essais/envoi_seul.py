@@ -1,4 +1,4 @@
-"""Retient un message avec `send` sans regarder ce qu'il renvoie ; inscrit après avoir lancé le thread."""
+"""Envoie par `send` sans lire ce qu'il renvoie ; inscrit le client après avoir lancé son thread."""
 
 import socket
 import threading

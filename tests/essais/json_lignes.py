@@ -14,7 +14,8 @@ def serve(sock):
     for line in file:
         message = json.loads(line)
         for other in files:
-            print(json.dumps({"from": message["name"], "text": message["text"]}), file=other, flush=True)
+            answer = {"from": message["name"], "text": message["text"]}
+            print(json.dumps(answer), file=other, flush=True)
 
 
 listener = socket.create_server(("127.0.0.1", 7001))

@@ -1,4 +1,4 @@
-"""Relaie les octets sans nom, à tous les autres, sous un verrou ; lit le port à sa ligne de commande."""
+"""Relaie les octets, sans nom, sous un verrou ; le port est à la ligne de commande."""
 
 import socket
 import sys

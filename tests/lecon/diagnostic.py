@@ -117,7 +117,7 @@ def show_report(path: str, subject: Subject, verdicts: dict) -> None:
         for name in with_verdict(found, "non"):
             lesson = lessons[name]
             first = first or f"{name} ({lesson.where})"
-            say(f"{name} : {lesson.title}", "  ")
+            say(f"{name}, ne tient pas : {lesson.title}", "  ")
             for word, text in zip(("vu", "pourquoi", "voir"), (found[name].seen, *lesson[1:])):
                 say(f"{word} : {text}", "      ")
         for verdict, meaning in (("?", "pas pu voir"), ("autre", "autrement, sans faute")):
@@ -142,7 +142,7 @@ def describe(subject: Subject) -> str:
     if dialect.greeting:
         words.append(f"qui parle le premier (« {dialect.greeting[:30]} »)")
     words.append("le nom d'abord" if dialect.handshake else "sans nom")
-    words.append("une ligne par message" if dialect.end else "un recv par message, sans fin de ligne")
+    words.append("une ligne par message" if dialect.end else "des messages sans fin de ligne")
     words.append("le nom devant le message" if dialect.signed else "le message tel quel")
     words.append("à tous, son auteur compris" if dialect.echo else "à tous les autres")
     return ", ".join(words) + "."
@@ -154,7 +154,7 @@ def say(text: str, indent: str = "") -> None:
 
 def show_table(results: list, kind: str) -> None:
     """Montre une ligne par programme de cette sorte, et les sommes."""
-    rows = [(path, verdicts) for path, subject, verdicts in results if verdicts and subject.kind == kind]
+    rows = [(path, found) for path, subject, found in results if found and subject.kind == kind]
     if not rows:
         return
     letters = dict(zip(scenes.table_of(kind), "abcdefghijklmnopqrstuvwxyz"))
@@ -183,7 +183,7 @@ def main() -> int:
     chat_protocol.set_up_stream(sys.stdout)
     words = sys.argv[1:]
     paths = [word for word in words if word != "--csv"]
-    if "--help" in words:
+    if "--help" in words or "-h" in words:
         print(__doc__)
         return 0
     if not paths or paths[0].startswith("-"):
@@ -207,10 +207,8 @@ def main() -> int:
 
 if __name__ == "__main__":
     try:
-        code = main()
-        sys.stdout.flush()
+        sys.exit(main())
     except KeyboardInterrupt:
-        code = 130
-    except BrokenPipeError:
-        code = 1
-    os._exit(code)  # sans attendre les threads qui lisent la console d'un programme
+        sys.exit(130)
+    except BrokenPipeError:  # plus personne ne lit, après « | head » par exemple
+        os._exit(1)

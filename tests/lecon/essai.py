@@ -330,8 +330,9 @@ class Program:
         for trace in self.stderr().split("Traceback (most recent call last):")[1:]:
             if error := re.search(r"^(?:\w+\.)*(\w+(?:Error|Exception|timeout)\b.*)", trace, re.M):
                 places = re.findall(r'File "(.*?)", line (\d+), in <?(\w+)', trace)
-                mine = [f", ligne {line} ({name})" for path, line, name in places if path == self.path]
-                return error[1].strip()[:80] + "".join(mine[-1:])
+                mine = [place for place in places if place[0] == self.path]
+                where = f", ligne {mine[-1][1]} ({mine[-1][2]})" if mine else ""
+                return error[1].strip()[:80] + where
         return ""
 
     def cause(self, speaker: Peer) -> str:
@@ -413,8 +414,8 @@ def last_words(program: Program) -> str:
     program.pause()
     heard = " ".join(program.peers[0].text().split()) if program.peers else ""
     written = " ".join((program.console.decode(errors="replace") + program.stderr()).split())
-    said = f"il dit « {heard[:60]} »" if heard else ""
-    return " ; ".join(filter(None, (said, program.exception()))) or written[-200:] or "il ne dit rien"
+    said = [f"il dit « {heard[:60]} »"] * bool(heard) + [program.exception()]
+    return " ; ".join(filter(None, said)) or written[-200:] or "il ne dit rien"
 
 
 def answer_to(question: str) -> str:

@@ -6,10 +6,10 @@
 
 `verdict` vaut « oui » (cela tient), « non » (et `seen` dit ce qui a été vu), « autre » (un autre
 dialecte, sans faute), « ? » (pas pu voir) ou « - » (sans objet). Les noms sont les clés de
-SERVER_SCENES, de MORE_SCENES (d'autres pièges de l'escalier, que le rapport montre et que le tableau
-n'a pas) et de CLIENT_SCENES. Une scène lance le programme dans un processus neuf (essai.py) et fait
-ses courses avec des portes, qui retiennent un appel (prelude.py). Un « non » demande une preuve : une
-exception, un blocage, un message reçu et pas transmis, un autre passé avant.
+SERVER_SCENES, de MORE_SCENES (d'autres pièges de l'escalier, que le rapport montre et que le
+tableau n'a pas) et de CLIENT_SCENES. Une scène lance le programme dans un processus neuf (essai.py)
+et fait ses courses avec des portes, qui retiennent un appel (prelude.py). Un « non » demande une
+preuve : une exception, un blocage, un message reçu et pas transmis, un autre passé avant.
 
 La docstring d'une scène est sa leçon : ce qui est essayé, pourquoi cela rate, où lire la réponse.
 """
@@ -272,7 +272,8 @@ def go_away(s: Program, gone: Peer, reset: bool) -> None:
     """Quitte par un mot, puis par une fin de flux, puis net, jusqu'à ce que le serveur ferme."""
 
     def is_over() -> bool:
-        return gone.is_closed or any(s.happened(event, gone.port) for event in ("closed", "endless"))
+        ends = [["closed", gone.port], ["endless", gone.port]]
+        return gone.is_closed or any(end in s.events for end in ends)
 
     for word in () if reset else leave_words(s.path):
         s.say(gone, word)

@@ -271,32 +271,6 @@ def peak_kilobytes(process: subprocess.Popen) -> int:
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
 
-class Inside:
-    """Un Hub sans thread veilleur, dont un test fait lui-même les tournées."""
-
-    def __init__(self, stack: contextlib.ExitStack, *names: str) -> None:
-        import serveur_exo
-
-        self.broadcaster = serveur_exo.Hub(None, serveur_exo.Writer(sys.stderr), False)
-        stack.callback(self.broadcaster.errors.finish)
-        stack.callback(self.broadcaster.console.finish)
-        self.clients, self.peers = [], []
-        for name in names:
-            ours, theirs = map(stack.enter_context, socket.socketpair())
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
-            self.peers.append(Peer(theirs))
-            stack.callback(self.peers[-1].file.close)
-            self.clients.append(serveur_exo.Client(ours, "127.0.0.1"))
-            self.broadcaster.clients.add(self.clients[-1])
-            if name:
-                self.say(self.clients[-1], name)
-
-    def say(self, client, *lines: str) -> None:
-        """Dépose des lignes et fait une tournée, comme le lecteur de ce client."""
-        client.deposit_slot.acquire()
-        self.broadcaster.post(client, [line.encode() for line in lines])
-
-
 @pytest.fixture(autouse=True)
 def limit():
     """Fait échouer un test qui tourne sans fin, là où PATIENCE ne suffit pas."""
@@ -314,13 +288,6 @@ def limit():
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture
-def inside():
-    """Renvoie une fonction qui fait entrer des clients chez un Hub sans thread."""
-    with contextlib.ExitStack() as stack:
-        yield lambda *names: Inside(stack, *names)
-
-
 @pytest.fixture(scope="module")
 def shared_server():
     """Un serveur qui reste le même pour tout un fichier de tests."""
@@ -330,7 +297,7 @@ def shared_server():
 
 
 @pytest.fixture
-def salon(shared_server):
+def lobby(shared_server):
     """Renvoie le serveur partagé, où personne n'est connecté ; tous en partent à la fin."""
     yield shared_server
     for peer in shared_server.peers:

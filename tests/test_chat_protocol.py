@@ -111,8 +111,8 @@ INPUTS = [
 
 
 @pytest.mark.parametrize(("sent", "seen", "answer"), INPUTS)
-def test_chaque_ligne_fait_ce_qu_elle_montre(salon, sent, seen, answer):
-    bob, dan = salon.room("Bob", "Dan")
+def test_chaque_ligne_fait_ce_qu_elle_montre(lobby, sent, seen, answer):
+    bob, dan = lobby.room("Bob", "Dan")
     dan.send(sent + b"\n")
     dan.sock.shutdown(socket.SHUT_WR)
     assert bob.lines_until("* Dan a quitté le chat.") == ([seen] if seen else [])

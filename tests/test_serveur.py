@@ -29,38 +29,38 @@ FULL = "! Le serveur est complet, réessayez plus tard."
 # --- Le salon : les règles ------------------------------------------------------------
 
 
-def test_un_message_va_a_tous_les_autres_avec_ses_blancs(salon):
-    alice, bob, eve = salon.room("Alice", "Bob", "Eve")
+def test_un_message_va_a_tous_les_autres_avec_ses_blancs(lobby):
+    alice, bob, eve = lobby.room("Alice", "Bob", "Eve")
     alice.send("  Bonjour !\u00a0 \n")
     assert bob.line() == eve.line() == "Alice :   Bonjour !\u00a0 "
     assert alice.barrier() == "* Connectés (3) : Alice, Bob, Eve"
 
 
-def test_une_ligne_blanche_a_la_place_du_nom_n_est_pas_un_refus(salon):
-    other = salon.connect()
+def test_une_ligne_blanche_a_la_place_du_nom_n_est_pas_un_refus(lobby):
+    other = lobby.connect()
     other.send("\n \t \n\u00a0\u200b\ufeff\n" * 5)
     other.join("Bob")
 
 
 @pytest.mark.parametrize(("first", "second"), [("Élise", "E\u0301LISE"), ("O'Brien", "O’Brien")])
-def test_un_nom_deja_pris_sous_une_autre_ecriture_est_refuse(salon, first, second):
-    salon.connect(first)
-    other = salon.connect()
+def test_un_nom_deja_pris_sous_une_autre_ecriture_est_refuse(lobby, first, second):
+    lobby.connect(first)
+    other = lobby.connect()
     other.send(f"{second}\n")
     assert other.line().startswith("! Le nom ")
     other.join("Zoé")
 
 
-def test_cinq_refus_ferment(salon):
-    alice, other = salon.connect("Alice"), salon.connect()
+def test_cinq_refus_ferment(lobby):
+    alice, other = lobby.connect("Alice"), lobby.connect()
     other.send(b"*\n\xfe\na b\n!\n" + b"x" * 5000 + b"\nBob\n")
     assert [line[:2] for line in iter(other.line, "")] == ["! "] * 5
     assert alice.barrier() == "* Connectés (1) : Alice"
 
 
 @pytest.mark.parametrize("word", ["exit", " EXIT\u00a0", "/quitter", "/exit maintenant", "/QUIT"])
-def test_partir_sans_avoir_donne_de_nom_ne_laisse_aucune_trace(salon, word):
-    alice, other = salon.connect("Alice"), salon.connect()
+def test_partir_sans_avoir_donne_de_nom_ne_laisse_aucune_trace(lobby, word):
+    alice, other = lobby.connect("Alice"), lobby.connect()
     other.send(f"{word}\nBob\n")
     assert other.line() == ""
     assert alice.barrier() == "* Connectés (1) : Alice"
@@ -80,13 +80,13 @@ def test_un_message_prive_ne_va_qu_a_un_seul_ni_a_la_console_ni_au_journal(start
     assert [server.error(), server.error()] == ["Serveur arrêté.", ""]  # ni sur stderr
 
 
-def test_la_liste_est_alphabetique(salon):
-    zoe, *_ = salon.room("Zoé", "alice", "Élise")
+def test_la_liste_est_alphabetique(lobby):
+    zoe, *_ = lobby.room("Zoé", "alice", "Élise")
     assert zoe.barrier() == "* Connectés (3) : alice, Élise, Zoé"
 
 
-def test_l_aide_donne_une_commande_par_avis(salon):
-    alice = salon.connect("Alice")
+def test_l_aide_donne_une_commande_par_avis(lobby):
+    alice = lobby.connect("Alice")
     alice.send("/help\n/liste\n")
     lines = alice.lines_until("* Connectés (1) : Alice")
     assert all(line.startswith("* ") for line in lines)
@@ -94,8 +94,8 @@ def test_l_aide_donne_une_commande_par_avis(salon):
         assert any(word in line for line in lines)
 
 
-def test_des_messages_gardent_leur_place_autour_d_une_commande(salon):
-    alice, bob = salon.room("Alice", "Bob")
+def test_des_messages_gardent_leur_place_autour_d_une_commande(lobby):
+    alice, bob = lobby.room("Alice", "Bob")
     alice.send("avant\n//liste\n/privé Bob Psst\naprès\n")
     assert [bob.line() for _ in range(4)] == [
         "Alice : avant", "Alice : /liste", "Alice (privé) : Psst", "Alice : après",
@@ -103,8 +103,8 @@ def test_des_messages_gardent_leur_place_autour_d_une_commande(salon):
 
 
 @pytest.mark.parametrize("line", [b"\xfe\xfe", b"x" * 4097], ids=["pas_utf8", "trop_longue"])
-def test_une_mauvaise_ligne_ne_derange_que_son_auteur(salon, line):
-    alice, bob = salon.room("Alice", "Bob")
+def test_une_mauvaise_ligne_ne_derange_que_son_auteur(lobby, line):
+    alice, bob = lobby.room("Alice", "Bob")
     alice.send(line + b"\nsuite\n")
     assert alice.line().startswith("! ")
     assert bob.line() == "Alice : suite"

@@ -50,8 +50,8 @@ class LineBuffer:
         """Ajoute des octets reçus ; renvoie les lignes qu'ils terminent, sans leur fin de ligne.
 
         Une ligne finit par « \\n », « \\r\\n » ou, comme telnet l'écrit parfois, « \\r\\0 » (RFC
-        1123, 3.3.1). Dès qu'une ligne dépasse `max_bytes` octets, feed renvoie son début, trop long
-        lui aussi, et jette la suite : la mémoire utilisée ne dépend pas de sa longueur.
+        1123, 3.3.1). Dès qu'une ligne dépasse `max_bytes` octets, feed renvoie son début, que
+        decode_line refusera, et jette la suite : la mémoire ne dépend pas de sa longueur.
         """
         data = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r\0", b"\n")
         *lines, rest = data.split(b"\n")
@@ -103,7 +103,8 @@ MAX_QUOTE_LENGTH = 40  # caractères d'un mot que l'on recopie dans une erreur
 _SPACES = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _MARKS = (
     "\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
-    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+    "\U000e0000-\U000e0fff"
 )
 _BLANK, _VISIBLE = f"[{_SPACES}{_MARKS}]", f"[^{_SPACES}{_MARKS}]"
 _BARE_TEXT = re.compile(f"{_VISIBLE}(?:.*{_VISIBLE})?", re.DOTALL)
@@ -112,7 +113,7 @@ _FIRST_WORD = re.compile(f"{_BLANK}*({_VISIBLE}*){_BLANK}?(.*)", re.DOTALL)
 # Les caractères qui commandent un terminal ou inversent le sens d'écriture : codes de commande (C0
 # sauf la tabulation, DEL, C1), séparateurs de ligne, sens d'écriture (Unicode, annexe 9).
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-_LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l"})  # Unicode ne les décompose pas
+_LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l"})  # que NFKD laisse entières
 
 
 def strip(text: str) -> str:
@@ -165,7 +166,7 @@ def normalize_name(text: str) -> str:
     if not (name[:1].isalpha() or name[:1].isdecimal()):
         raise Refused("Nom refusé : il doit commencer par une lettre ou un chiffre.")
     for char in typed:  # et non dans `name` : on recopie ce qui a été tapé
-        for part in unicodedata.normalize("NFKC", char):
+        for part in unicodedata.normalize("NFKC", char):  # « ﬁ » donne deux lettres
             is_word = part.isalpha() or part.isdecimal() or unicodedata.category(part)[0] == "M"
             if not strip(part) or not (is_word or part in "-_.'’"):
                 raise Refused(
@@ -186,7 +187,6 @@ def name_key(name: str) -> str:
 
 # Une ligne du serveur se reconnaît à son début ; un nom commence par une lettre ou un chiffre.
 NOTICE, ERROR, FAREWELL = "* ", "! ", "* Au revoir, "
-
 COMMAND_WORDS = ("/aide", "/liste", "/privé", "/quitter")  # les commandes que Tab complète
 
 HELP_LINES = (
@@ -202,10 +202,9 @@ _VERBS = {
     "/quitter": "quit", "/exit": "quit", "/quit": "quit", "/aide": "help", "/help": "help",
 }  # fmt: skip
 
-# Une ligne vide, une commande ou « exit », même avec des marques entre ses lettres ; sans
-# IGNORECASE, où « exıt » vaudrait « exit ».
-_EXIT = f"[{_MARKS}]*".join(["[eE]", "[xX]", "[iI]", "[tT]"])
-_NOT_A_MESSAGE = re.compile(f"{_BLANK}*(?:/|\\Z|{_EXIT}{_BLANK}*\\Z)")
+# Une ligne vide, une commande ou « exit » ; sans IGNORECASE, où « exıt » vaudrait « exit ».
+_EXIT = f"[{_MARKS}]*".join(["[eE]", "[xX]", "[iI]", "[tT]"])  # des marques entre ses lettres
+_MAYBE_COMMAND = re.compile(f"{_BLANK}*(?:/|\\Z|{_EXIT}{_BLANK}*\\Z)")
 
 
 def parse(text: str) -> tuple[str, str]:
@@ -214,17 +213,19 @@ def parse(text: str) -> tuple[str, str]:
     Les verbes : "nothing" (la ligne n'a que des blancs), "message", "private" (texte : le nom, un
     blanc, le message), "list", "help", "quit", "unknown" (texte : le mot, prêt à être recopié).
     """
-    if not _NOT_A_MESSAGE.match(text):  # le cas le plus courant, donc le plus rapide
+    if not _MAYBE_COMMAND.match(text):  # le cas le plus courant, donc le plus rapide
         return "message", text
     bare = strip(text)
     if not bare.startswith("/"):
-        return ("quit" if bare else "nothing"), ""
+        return ("quit" if bare else "nothing"), ""  # ce n'est plus que « exit », ou rien
     if bare.startswith("//"):
         return "message", text.replace("//", "/", 1)
     word, rest = cut_word(text)
     # NFC d'abord : un Mac peut écrire « é » en deux caractères.
     verb = _VERBS.get(unicodedata.normalize("NFC", word).casefold(), "unknown")
-    return verb, quote(cut_word(clean(bare))[0]) if verb == "unknown" else rest
+    if verb == "unknown":
+        rest = quote(cut_word(clean(bare))[0])  # après clean : un code caché dans le mot se voit
+    return verb, rest
 
 
 # --- Erreurs du système, options de la ligne de commande -----------------------
@@ -232,7 +233,7 @@ def parse(text: str) -> tuple[str, str]:
 DEFAULT_HOST = "127.0.0.1"  # cette machine : le réseau n'y a accès que si on le demande
 DEFAULT_PORT = 12345
 
-_REASONS = {  # par nom de code ; certains systèmes n'ont pas tous ces codes
+_REASONS = {  # par nom de code, ou d'exception ; un système n'a pas tous ces codes
     "EACCES": "accès réservé ou refusé", "ECONNREFUSED": "connexion refusée",
     "EADDRINUSE": "ce port est déjà pris (un serveur tourne peut-être déjà ici)",
     "EADDRNOTAVAIL": "cette adresse n'est pas à cette machine", "EFBIG": "fichier trop gros",
@@ -286,8 +287,7 @@ def add_number(parser, option: str, default: int, meaning: str, low=0, high=1_00
     def whole_number(text: str) -> int:
         if re.fullmatch("[0-9]{1,9}", text) and low <= int(text) <= high:
             return int(text)
-        limits = f"il faut un nombre entier de {low} à {high}"
-        raise Refused(f"{option} : {limits}, pas « {quote(text)} ».")
+        raise Refused(f"{option} : il faut un entier de {low} à {high}, pas « {quote(text)} ».")
 
     meaning += " (%(default)s par défaut)"
     parser.add_argument(option, metavar="N", default=default, type=whole_number, help=meaning)
@@ -298,7 +298,7 @@ def _host(text: str) -> str:
     host = strip(text)
     if found := re.fullmatch(r"(\[.*\]|[^:]*):([0-9]+)", host):
         address = quote(found[1].strip("[]")) or DEFAULT_HOST
-        raise Refused(f"--hote : donnez le port à part : --hote {address} --port {found[2][:9]}")
+        raise Refused(f"--hote : donnez le port à part : --hote {address} --port {quote(found[2])}")
     host = strip(host.strip("[]"))
     if not host:
         raise Refused("--hote : il faut une adresse (127.0.0.1, par exemple).")
@@ -307,8 +307,8 @@ def _host(text: str) -> str:
 
 # --- Le système : le socket, les flux, la session -------------------------------
 
-# L'envoi est immédiat (sinon, 40 ms d'attente). Une machine disparue se voit en 120 s : 60 s de
-# silence (TCP_KEEPALIVE : macOS) puis 4 sondes, ou 120 000 ms sans prendre ce qu'on lui envoie.
+# TCP_NODELAY envoie tout de suite (sinon, 40 ms d'attente). Une machine disparue se voit en 120 s :
+# 60 s de silence (KEEPIDLE ; KEEPALIVE sous macOS) et 4 sondes, ou 120 000 ms sans rien prendre.
 SOCKET_OPTIONS = {
     "SO_KEEPALIVE": 1, "TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60,
     "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 120_000,
@@ -334,7 +334,7 @@ def set_up_stream(stream: object) -> None:
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")
         # Un autre programme a pu le laisser sans attente : une écriture y perdrait des lignes.
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows ne l'a pas toujours
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows l'a depuis 3.12
             os.set_blocking(stream.fileno(), True)
 
 

@@ -33,13 +33,12 @@ from chat_protocol import ERROR, NOTICE, Refused
 
 BURST_LINES = 100  # lignes d'avance sur le débit permis : un texte collé passe tout de suite
 RECV_BYTES = 64 * 1024  # octets par recv : plusieurs lignes à la fois, donc moins d'appels
-QUIET_RECV_BYTES = 2048  # octets pour un client calme : recv réserve cette place tant qu'il attend
+QUIET_RECV_BYTES = 2048  # octets pour un client calme : Python les réserve dès l'appel de recv
 DEPOSIT_LINES = 512  # lignes par dépôt : avec un long nom, « a\n » reçu fait 130 octets à envoyer
 DEPARTURE = None  # déposé à la place de lignes : ce client n'en enverra plus
 
 
-# L'état d'un client est ce que l'on attend de lui, tant de secondes au plus ; passé ce délai,
-# Hub.expire décide.
+# L'état d'un client : ce que l'on attend de lui, tant de secondes ; ensuite, Hub.expire décide.
 STATE_SECONDS = {
     "naming": 60,  # qu'il donne un nom, sinon des clients muets occuperaient toutes les places
     "member": math.inf,  # rien : il parle quand il veut
@@ -53,20 +52,20 @@ class Client:
     """Un client vu du serveur."""
 
     def __init__(self, sock: socket.socket, host: str) -> None:
-        self.sock = sock  # son lecteur y reçoit ; la tournée y envoie, et le ferme
-        self.host = host
-        # Son lecteur le prend avant de déposer des lignes, la tournée le rend : un dépôt à la fois.
+        # Son lecteur y reçoit ; la tournée y envoie, et le ferme (ou refuse_full, sans lecteur).
+        self.sock, self.host = sock, host
+        # Une seule place pour ses lignes dans l'inbox : son lecteur la prend, empty_inbox la rend.
         # Si ce client envoie trop vite, son lecteur attend donc ici, et TCP freine ce client.
         self.deposit_slot = threading.Lock()
         # La tournée seule modifie les champs suivants ; son lecteur peut les lire.
         self.name: str | None = None  # None tant qu'aucun nom n'est admis
         self.refusals = 0  # noms refusés
-        self.outbox: list[bytes] = []  # octets à envoyer, dans l'ordre ; b"" : la fin de nos envois
+        self.outbox: list[bytes] = []  # octets à envoyer, dans l'ordre
         self.is_read_out = False  # son lecteur a fini
-        self.become("naming")
+        self.become("naming")  # crée state, deadline et has_left
 
     def become(self, state: str) -> None:
-        """Change d'état, et donc de délai."""
+        """Change d'état, et donc de délai ; note si ce client a quitté le chat."""
         self.state, self.deadline = state, time.monotonic() + STATE_SECONDS[state]
         self.has_left = state in ("leaving", "cut")  # ses lignes sont alors ignorées
 
@@ -79,7 +78,7 @@ class TokenBucket:
         self.tokens, self.counted_at = float(BURST_LINES), time.monotonic()
 
     def take(self, wanted: int) -> int:
-        """Renvoie combien de lignes peuvent passer, sur `wanted` ; en attend au moins une."""
+        """Renvoie combien de lignes peuvent passer, sur `wanted` ; attend qu'une le puisse."""
         if not self.rate:
             return wanted
         now = time.monotonic()
@@ -88,7 +87,7 @@ class TokenBucket:
         count = min(wanted, max(1, int(self.tokens)))
         self.tokens -= count
         if self.tokens < 0:
-            time.sleep(-self.tokens / self.rate)  # le temps de gagner ce qui manquait
+            time.sleep(-self.tokens / self.rate)  # le temps de gagner le jeton pris d'avance
         return count
 
 
@@ -115,13 +114,13 @@ def read_client(client: Client, hub: "Hub", rate: int) -> None:
 
 
 def submit(lines: list, client: Client, hub: "Hub", bucket: TokenBucket) -> None:
-    """Dépose des lignes au débit permis ; lève OSError si la connexion a été coupée entre-temps."""
+    """Dépose des lignes au débit permis, sauf après un départ ; OSError : connexion coupée."""
     while lines and not client.has_left and not hub.is_stopping:
         count = bucket.take(min(len(lines), DEPOSIT_LINES))
         if count < len(lines):
             # Ce client est freiné. Même s'il a coupé sa connexion, ses lignes restent lisibles et
-            # arriveraient pendant des heures ; getpeername échoue dès qu'elle n'existe plus.
-            client.sock.getpeername()
+            # arriveraient pendant des heures.
+            client.sock.getpeername()  # lève OSError si elle est coupée
         client.deposit_slot.acquire()
         hub.post(client, lines[:count])
         del lines[:count]
@@ -185,7 +184,7 @@ class Room:
         if client.has_left:
             return
         client.become("leaving")
-        client.outbox.append(b"")  # même si rien ne reste à envoyer, il faut signaler la fin
+        client.outbox.append(b"")  # rien, mais Hub.send est appelé, et signale la fin de nos envois
         if client.name and self.members.pop(protocol.name_key(client.name), None):
             shown = f"{client.name} a quitté le chat."
             self.broadcast([f"{NOTICE}{shown}"], console_lines=[shown])
@@ -195,17 +194,18 @@ class Room:
         for client in clients:
             if not client.has_left:
                 self.tell(client, f"{NOTICE}Le serveur s'arrête.")
-                client.become("leaving")
+                client.become("leaving")  # sans `leave`, qui annoncerait son départ
 
     def refuse(self, client: Client, reason: str) -> None:
         """Dit à un client que sa ligne est refusée ; sans nom, il a un nombre limité d'essais."""
         if client.name is None:
             client.refusals += 1
-            client.become("naming")
-            if client.refusals == MAX_REFUSALS:
-                reason += f" C'était le dernier des {MAX_REFUSALS} essais."
-                self.leave(client)
+            client.become("naming")  # son délai repart de zéro
+        if client.refusals == MAX_REFUSALS:
+            reason += f" C'était le dernier des {MAX_REFUSALS} essais."
         self.tell(client, f"{ERROR}{reason}")
+        if client.refusals == MAX_REFUSALS:
+            self.leave(client)
 
     def execute(self, client: Client, verb: str, rest: str) -> None:
         """Exécute une commande d'un membre, ou lève Refused."""
@@ -259,11 +259,29 @@ def render(lines: list[str], prefix: str) -> str:
 
 # --- Les tournées : ce que les clients reçoivent ---------------------------------
 
-ROUND_BYTES = 256 * 1024  # octets de lignes par tournée : chaque client lent garde les siens
+ROUND_BYTES = 256 * 1024  # octets de lignes par tournée : un client lent garde toutes ces lignes
 TICK_SECONDS = 0.005  # s avant de réessayer d'envoyer ce que le système n'a pas accepté
 IDLE_SECONDS = 1  # s entre deux tournées du veilleur, pour surveiller les délais
 LATE_BYTES = 1024 * 1024  # octets de retard à partir desquels on attend un client
 STOP_SECONDS = 2  # s pour s'arrêter : une s'il y a un retard, une pour lire l'au revoir
+
+
+DONT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)  # Windows ne l'a pas
+SMALL_SEND_BYTES = 16 * 1024  # octets par envoi sous Windows : moins que son tampon
+CLOSE_WAKES_RECV = os.name == "nt"  # sous Windows, shutdown ne réveille pas recv (CPython 91913)
+
+
+def send_now(sock: socket.socket, data: bytes) -> int:
+    """Envoie ce que le système accepte sans attendre ; renvoie le nombre d'octets acceptés."""
+    if DONT_WAIT is not None:  # le socket reste bloquant : son lecteur, lui, doit attendre
+        try:
+            return sock.send(data, DONT_WAIT)
+        except BlockingIOError:
+            return 0
+    sent = 0
+    while sent < len(data) and select.select([], [sock], [], 0)[1]:
+        sent += sock.send(data[sent : sent + SMALL_SEND_BYTES])
+    return sent
 
 
 class Hub:
@@ -280,12 +298,12 @@ class Hub:
         self.room, self.log = Room(), log  # pas de journal : None ; `stop` le ferme
         self.has_timestamps = has_timestamps
         self.has_mail = False  # il reste quelque chose à envoyer
-        self.has_late = False  # un client est en retard : l'inbox reste fermée pour tous
+        self.has_late = False  # un client est en retard : on ne vide pas l'inbox
 
     def post(self, client: Client, lines: list[bytes] | None) -> None:
         """Dépose des lignes ou DEPARTURE, et fait une tournée si elle est libre. Tout thread."""
         self.inbox.append((client, lines))
-        # Si le verrou est pris, celui qui l'a verra ce dépôt après l'avoir rendu, et sonnera.
+        # Si le verrou est pris, celui qui l'a verra ce dépôt ensuite, et réveillera le veilleur.
         self.try_round()
 
     def try_round(self) -> None:
@@ -302,11 +320,11 @@ class Hub:
             os._exit(1)
         self.round_lock.release()
         # Après avoir rendu le verrou : un dépôt fait juste avant de le rendre serait oublié.
-        if self.inbox and not self.has_late:
+        if self.inbox and not self.has_late:  # en cas de retard, l'inbox attend de toute façon
             self.bell.set()
 
     def watch(self) -> None:
-        """Thread veilleur : fait une tournée quand on le réveille, sinon une par seconde."""
+        """Thread veilleur : fait une tournée quand on le réveille, ou que son délai est passé."""
         while not self.is_stopping:
             self.bell.wait(TICK_SECONDS if self.has_mail else IDLE_SECONDS)
             self.bell.clear()  # avant la tournée : un dépôt qui vient ensuite le réveillera aussi
@@ -318,7 +336,7 @@ class Hub:
         if not self.has_late:
             self.empty_inbox()
         clients = list(self.clients)  # une copie : le thread principal peut en ajouter
-        if self.is_stopping and not self.inbox:
+        if self.is_stopping and not self.inbox:  # tout ce qui a été dit est traité
             self.room.dismiss_everyone(clients)
         now = time.monotonic()
         for client in clients:
@@ -330,9 +348,9 @@ class Hub:
         self.room.console_lines, self.room.queued_bytes = [], 0
         remaining = [client for client in clients if client.outbox]
         self.has_late = any(client.state == "late" for client in remaining)
-        if remaining and not self.has_mail:
-            self.bell.set()  # ensuite, le veilleur fera une tournée toutes les TICK_SECONDS
-        self.has_mail = bool(remaining)
+        had_mail, self.has_mail = self.has_mail, bool(remaining)
+        if self.has_mail and not had_mail:
+            self.bell.set()  # le veilleur dort peut-être pour IDLE_SECONDS : il y a plus pressé
 
     def empty_inbox(self) -> None:
         """Traite les dépôts présents, dans la limite d'une tournée."""
@@ -385,10 +403,10 @@ class Hub:
                 self.room.tell(client, f"{ERROR}{reason}")
                 self.room.leave(client)
             case "late":
-                backlog = len(client.outbox[0])
+                backlog = len(client.outbox[0])  # send n'a laissé qu'un morceau
                 reason = f"ce client ne lit plus ses messages ({backlog} octets en attente)"
                 self.errors.put(f"{client.name} ({client.host}) : connexion coupée, {reason}.")
-                self.room.leave(client)
+                self.room.leave(client)  # l'annonce aux autres
                 self.cut(client)
             case "leaving":
                 self.cut(client)
@@ -404,7 +422,7 @@ class Hub:
 
     def stop(self) -> None:
         """Annonce l'arrêt, ferme toutes les connexions, finit les écritures. Thread principal."""
-        self.is_stopping = True  # la prochaine tournée annonce l'arrêt à chaque client
+        self.is_stopping = True  # la première tournée à trouver l'inbox vide annonce l'arrêt
         self.bell.set()
         deadline = time.monotonic() + STOP_SECONDS
         while self.clients and time.monotonic() < deadline:
@@ -413,28 +431,11 @@ class Hub:
         # On ne rend plus ce verrou : aucune tournée n'écrira dans le journal fermé.
         if self.round_lock.acquire(timeout=OUTPUT_SECONDS) and self.log:
             self.log.file.close()
+        is_console_written = self.console.flush(is_last=True)
         self.errors.put("Serveur arrêté.")
-        is_written = [writer.flush(is_last=True) for writer in (self.console, self.errors)]
-        if not all(is_written) and not protocol.session_goes_on():
+        is_written = self.errors.flush(is_last=True) and is_console_written
+        if not is_written and not protocol.session_goes_on():
             os._exit(0)  # Python attendrait le verrou d'un thread bloqué
-
-
-DONT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)  # Windows ne l'a pas
-SMALL_SEND_BYTES = 16 * 1024  # octets par envoi sous Windows : moins que son tampon
-CLOSE_WAKES_RECV = os.name == "nt"  # sous Windows, shutdown ne réveille pas recv (CPython 91913)
-
-
-def send_now(sock: socket.socket, data: bytes) -> int:
-    """Envoie ce que le système accepte sans attendre ; renvoie le nombre d'octets acceptés."""
-    if DONT_WAIT is not None:  # le socket reste bloquant : son lecteur, lui, doit attendre
-        try:
-            return sock.send(data, DONT_WAIT)
-        except BlockingIOError:
-            return 0
-    sent = 0
-    while sent < len(data) and select.select([], [sock], [], 0)[1]:
-        sent += sock.send(data[sent : sent + SMALL_SEND_BYTES])
-    return sent
 
 
 # --- Les sorties : console, stderr, journal --------------------------------------
@@ -451,7 +452,7 @@ class Writer:
         protocol.set_up_stream(stream)
         self.stream = stream  # sys.stdout ou sys.stderr ; None s'il était fermé au lancement
         self.errors = errors  # celui qui signale que cette sortie est perdue
-        self.changed = threading.Condition()  # à tenir pour toucher aux champs suivants
+        self.changed = threading.Condition()  # à tenir pour modifier les champs suivants
         self.waiting: list[str] = []  # textes à écrire, dans l'ordre
         self.waiting_chars = 0
         self.skipped_lines = 0  # lignes en trop, pas encore signalées
@@ -464,7 +465,7 @@ class Writer:
         """Ajoute des lignes, la dernière sans « \n », sans attendre l'écriture. Tout thread."""
         with self.changed:
             if self.skipped_lines or self.waiting_chars + len(text) > WAITING_CHARS:
-                self.skipped_lines += text.count("\n") + 1
+                self.skipped_lines += text.count("\n") + 1  # les suivantes aussi, jusqu'à `take`
             else:
                 self.waiting.append(f"{text}\n")
                 self.waiting_chars += len(text)
@@ -479,8 +480,7 @@ class Writer:
                 self.stream.flush()
             except (OSError, ValueError, AttributeError) as error:  # cassé, fermé, absent
                 if self.errors:
-                    reason = protocol.explain(error)
-                    problem = f"Impossible d'écrire dans la console ({reason})."
+                    problem = f"Impossible d'écrire dans la console ({protocol.explain(error)})."
                     self.errors.put(f"{problem} Le chat continue.")
                 return
             time.sleep(WRITE_PAUSE_SECONDS)
@@ -488,7 +488,7 @@ class Writer:
     def take(self) -> str:
         """Attend des lignes et les prend toutes ; renvoie "" s'il n'y en aura plus."""
         with self.changed:
-            self.is_idle = not (self.waiting or self.skipped_lines)
+            self.is_idle = not (self.waiting or self.skipped_lines)  # le texte d'avant est écrit
             self.changed.wait_for(lambda: not self.is_idle or self.is_ending)
             text = "".join(self.waiting)
             if count := self.skipped_lines:
@@ -537,7 +537,7 @@ class Log:
             while written < len(data):
                 written += self.file.write(data[written:])
         except OSError as error:
-            with contextlib.suppress(OSError):  # la tournée s'écrit en entier ou pas du tout
+            with contextlib.suppress(OSError):  # on retire ce qui est déjà écrit de cette tournée
                 self.file.truncate(self.file.seek(0, os.SEEK_END) - written)
             self.missing_lines += len(lines)
             if not missing:
@@ -553,7 +553,7 @@ class Log:
 
 BACKLOG = 4096  # connexions que le système garde avant accept : une salle entière arrive à la fois
 ACCEPT_SECONDS = 0.5  # s par accept au plus, ou après son échec : on vérifie s'il faut s'arrêter
-CLIENT_BUFFER_BYTES = 64 * 1024  # du système : limite ce qu'un client freiné y accumule
+CLIENT_BUFFER_BYTES = 64 * 1024  # au plus, dans le système, d'un client freiné ; accept en hérite
 SPARE_FILES = 16  # fichiers ouverts que le serveur garde pour lui
 
 
@@ -561,7 +561,7 @@ def accept_clients(listener: socket.socket, hub: Hub, options, signals) -> None:
     """Accepte des clients jusqu'à un signal d'arrêt."""
     max_clients = raise_file_limit(options.max_clients)
     listener.settimeout(ACCEPT_SECONDS)
-    problem = ""
+    problem = ""  # ce qui a empêché la dernière arrivée
     while not signals:
         last_problem = problem
         try:
@@ -662,7 +662,7 @@ def catch_signals(received: list[int]) -> dict:
 
 def main() -> int:
     """Renvoie le code de sortie : 0 après un arrêt demandé, 2 pour une option refusée, sinon 1."""
-    parser = protocol.new_option_parser("Le serveur", "où écouter ; 0.0.0.0 ouvre le chat au réseau")
+    parser = protocol.new_option_parser("Le serveur", "où écouter ; 0.0.0.0 s'ouvre au réseau")
     parser.add_argument("--horodatage", action="store_true", help="[HH:MM] devant les messages")
     parser.add_argument("--journal", metavar="FICHIER", help="enregistre la console dans FICHIER")
     protocol.add_number(parser, "--max-clients", 1000, "clients admis en même temps", low=1)

@@ -117,7 +117,7 @@ def test_un_tableau_et_des_codes_de_sortie(tmp_path):
     assert run(str(broken)).returncode == 1
     wrong = run("--danse")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "Option « --danse » inconnue. Tapez --help.\n"
+    assert wrong.stderr == "Option « --danse » inconnue. Ajoutez --help.\n"
     assert "avec vos droits" in run("--help").stdout
 
 

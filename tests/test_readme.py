@@ -1,5 +1,6 @@
 """Le README dit vrai : ses noms existent, ses commandes donnent ce qu'il montre."""
 
+import math
 import os
 import re
 import select
@@ -30,8 +31,9 @@ def section(title: str) -> str:
 
 
 def transcripts(text: str) -> list[str]:
-    """Renvoie ce qui est entre des ``` et commence par une commande."""
-    return re.findall(r"^```\n(\$ .*?)^```$", text, re.DOTALL | re.MULTILINE)
+    """Renvoie chaque commande qui est entre des ```, et ce qu'elle affiche."""
+    blocks = re.findall(r"^```\n(\$ .*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [part.rstrip("\n") + "\n" for block in blocks for part in block.split("\n\n")]
 
 
 # Chaque commande donnée hors d'un ```…``` : le test qui la joue, ou pourquoi aucun ne le peut.
@@ -40,24 +42,23 @@ COMMANDS = {
     "python3 serveur_exo.py": "test_la_session_dans_trois_terminaux_est_celle_du_readme",
     "python3 client_exo.py": "test_la_session_dans_trois_terminaux_est_celle_du_readme",
     "python3 serveur_exo.py --hote 0.0.0.0": "test_le_chat_s_ouvre_a_une_salle",
-    "python3 client_exo.py --hote 192.168.1.23": "test_le_chat_s_ouvre_a_une_salle",
+    "yes | python3 client_exo.py --nom Bavard":
+        "test_un_client_bavard_n_empeche_pas_les_autres_et_s_arrete_a_ctrl_c",
+    "python3 tests/lecon/etape0.py": "test_a_l_etape_0_une_fenetre_fermee_parle_sans_fin",
+    "diff tests/lecon/etape4.py tests/lecon/etape5.py": "test_deux_etapes_se_comparent",
     "python3 tests/lecon/sans_gardes.py": "test_sans_sa_protection_un_test_echoue",
+    "python3 tests/lecon/loupe.py reveil": "une scène, que test_loupe.py joue",
+    "nc 127.0.0.1 12345": "test_nc_sert_de_client",
     "python3 -u": "une façon de lancer le client, dite dans les limites",
-    "python3 serveur_exo.py --help": "test_chaque_option_du_serveur_est_dans_le_readme",
-    "python3 tests/lecon/loupe.py --help": "une aide, que la loupe écrit d'après ses scènes",
-    "kill -9": "test_un_client_tue_quitte_le_chat",
-    "yes | python3 client_exo.py --nom Bavard > recu.txt": "test_un_client_bavard_n_empeche_pas_les_autres_et_s_arrete_a_ctrl_c",
-    "strace -f -e trace=network -p PID": "un outil que toutes les machines n'ont pas",
-    "ss -tan": "un outil que toutes les machines n'ont pas",
-    "tcpdump -A -i lo port 12345": "un outil que toutes les machines n'ont pas",
-    "python3 tests/lecon/etape0.py": "test_chaque_etape_se_lance_seule",
     "python3 -m venv .venv"
-    " && .venv/bin/python -m pip install -q -r requirements-dev.txt"
+    " && .venv/bin/pip install -q -r requirements-dev.txt"
     " && .venv/bin/python -m pytest -W error": ".ci/run",
-}
+    r"py -m venv .venv; .venv\Scripts\pip install -q -r requirements-dev.txt;"
+    r" .venv\Scripts\python -m pytest -W error": ".github/workflows/tests.yml",
+}  # fmt: skip
 
 SESSION = transcripts(section("Trois terminaux"))
-STEPS = transcripts(section("Les étapes"))  # test_pieges.py joue chaque case
+STEPS = transcripts(section("Les pièges et les étapes"))  # test_pieges.py joue chaque case
 OTHERS = [text for text in transcripts(README) if text not in SESSION + STEPS]
 
 
@@ -72,28 +73,55 @@ def exists(path: str) -> bool:
     return False
 
 
-def test_chaque_notion_est_ou_le_readme_le_dit():
-    names = re.findall(r"`(\w+_\w+\.[\w.]+)`", section("Où trouver chaque notion"))
-    names = [name for name in names if not name.endswith(".py")]
-    assert len(names) > 15
-    assert [name for name in names if not exists(name)] == []
+def test_le_readme_reste_court():
+    assert len(README.splitlines()) <= 200
+    assert len(README.split()) <= 1700
+    assert [line for line in README.splitlines() if len(line) > 120] == []
 
 
-def test_chaque_piege_du_readme_a_sa_reponse_et_son_etape():
-    rows = re.findall(r"^\|.*\| `([\w.]+)` \| ([1-8]|client) \|$", section("Huit pièges"), re.M)
+def test_chaque_arret_dans_le_code_existe():
+    stops = [line for line in section("Six arrêts dans le code").splitlines() if line]
+    assert len(stops) == 6
+    for stop in stops:
+        names = re.findall(r"`(\w+_\w+\.[\w.]+)`", stop)
+        assert names and all(map(exists, names)), stop
+
+
+def test_chaque_nom_des_exercices_est_dans_le_code():
+    code = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in MODULES)
+    names = set(re.findall(r"`(?:[\w.]+\.)?(\w+)`", section("Exercices")))
+    assert {"_VERBS", "become", "expire"} <= names
+    assert {name for name in names if not re.search(rf"\b{name}\b", code)} == {"asyncio"}
+
+
+def test_la_rangee_de_chaque_piege_passe_de_x_a_point_a_l_etape_dite():
+    traps = section("Les pièges et les étapes")
+    rows = re.findall(r"^(.+?) +\| .+ \| `([\w.]+)` \| ([1-8]|client)$", traps, re.M)
     assert len(rows) == 8
-    assert [answer for answer, _ in rows if not exists(answer)] == []
+    assert [answer for _, answer, _ in rows if not exists(answer)] == []
+    missed = {trap: len(steps) for trap, steps in re.findall(r"^(.+?) +(x*)\.+\|", STEPS[0], re.M)}
+    assert [row for row in rows if row[2] not in ("client", str(missed.get(row[0])))] == []
 
 
 def test_le_tableau_des_etapes_est_celui_que_les_tests_verifient():
     expected = "\n".join(etapes.table(etapes.expected, list(etapes.TRAPS)))
     assert STEPS == [f"$ python3 tests/lecon/etapes.py\n{expected}\n"]
+    assert max(map(len, expected.splitlines())) <= 80
+
+
+def test_l_image_des_etats_est_celle_du_serveur():
+    picture = re.search("^```\n(naming .*?)^```", README, re.DOTALL | re.M)[1]
+    seconds = serveur_exo.STATE_SECONDS
+    assert sorted(word for word in re.findall("[a-z]+", picture) if word in seconds) == sorted(seconds)
+    timed = ["naming", "late", "leaving"]  # de gauche à droite et de haut en bas
+    assert [state for state in seconds if math.isfinite(seconds[state])] == timed
+    assert re.findall(r"(\d+) s", picture) == [str(seconds[state]) for state in timed]
+    assert f"{serveur_exo.LATE_BYTES // 2**20} Mio de retard" in picture
 
 
 def test_chaque_protection_est_encore_dans_le_code():
     tests = (HERE / "test_pieges.py").read_text(encoding="utf-8")
     tests = set(re.findall(r"^def (test_\w+)", tests, re.M))
-    assert len(etapes.TRAPS) + 3 == 23  # « vingt-trois », dit le README : trois sont ceux du client
     named = {trap for trap, *_ in GUARDS}
     doubled = {"reset_avant", "liste", "ordre"}  # doublement évités : un test à part pour chacun
     assert named - tests == set(etapes.TRAPS) - doubled
@@ -106,8 +134,12 @@ def test_chaque_option_du_serveur_est_dans_le_readme():
         [sys.executable, "serveur_exo.py", "--help"], cwd=ROOT, capture_output=True, encoding="utf-8"
     ).stdout
     options = set(re.findall(r"^  (--[\w-]+)", shown, re.M)) - {"--help"}
-    told = set(re.findall(r"`(--[\w-]+)", section("Options du serveur")))
-    assert told == options
+    told = section("Le protocole")
+    assert set(re.findall(r"`(--[\w-]+)", told)) == options
+    defaults = re.findall(r"(--[\w-]+) [A-Z]+ [^()-]*\((\S+) par défaut\)", " ".join(shown.split()))
+    assert len(defaults) == 4
+    for option, value in defaults:
+        assert re.search(rf"^`{option} .*\b{value}\b.* par défaut", told, re.M), option
 
 
 def test_les_tests_se_lancent_partout_comme_le_readme_le_dit():
@@ -123,7 +155,7 @@ def test_aucune_commande_du_readme_n_echappe():
     prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
     lines = re.findall(r"^    (\w.*)", prose, re.MULTILINE)
     words = re.findall(r"`([^`]+)`", prose.replace("\n", " "))
-    words = [word for word in words if re.match("(python3|yes|kill|strace|ss|tcpdump) .", word)]
+    words = [word for word in words if re.match("(python3|py|yes|nc|diff) .", word)]
     assert set(lines + words) == set(COMMANDS)
     tests = [where for where in COMMANDS.values() if where.startswith("test_")]
     assert [name for name in tests if name not in globals()] == []
@@ -148,26 +180,35 @@ def run(command: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("transcript", OTHERS, ids=lambda text: text.split("\n")[0][2:])
-def test_chaque_commande_donne_ce_que_le_readme_montre(start_server, transcript):
+def test_chaque_commande_donne_ce_que_le_readme_montre(transcript):
+    """« … », seul sur sa ligne, remplace des lignes."""
     command, shown = re.fullmatch(r"\$ (.*?)\n(.*)", transcript, re.DOTALL).groups()
-    if "nc " in command:
-        needs("nc")
-    port = str(start_server().port)
-    command = command.replace("12345", port)
-    if "client_exo" in command and "--port" not in command:
-        command += f" --port {port}"
-    if "serveur_exo" in command:
-        command += f" --port {port}"
-    done = run(command)
-    if "loupe" in command:  # l'ordre est sûr à l'intérieur d'un thread, non d'un thread à l'autre
-        assert by_thread(done.stdout) == by_thread(shown)
+    done = run(command).stdout
+    if "loupe" in command:  # l'ordre est sûr à l'intérieur d'un thread, pas d'un thread à l'autre
+        assert by_thread(done.partition("\n\n")[2]) == by_thread(shown.removeprefix("…\n"))
     else:
-        assert done.stdout.replace(port, "12345") == shown
+        parts = "(?:.*\n)*".join(map(re.escape, shown.split("…\n")))
+        assert re.fullmatch(parts, done), done
 
 
 def by_thread(shown: str) -> list[str]:
     """Renvoie les rangées de la loupe, celles de chaque thread ensemble et dans leur ordre."""
     return sorted(shown.splitlines(), key=lambda row: row[:16])
+
+
+def test_nc_sert_de_client(start_server):
+    needs("nc")
+    done = run(f"printf 'Alice\\n/liste\\nexit\\n' | nc 127.0.0.1 {start_server().port}")
+    assert done.stdout.splitlines() == [
+        "* Bienvenue, Alice ! (/aide : les commandes)",
+        "* Connectés (1) : Alice",
+        "* Au revoir, Alice.",
+    ]
+
+
+def test_deux_etapes_se_comparent():
+    done = run("diff tests/lecon/etape4.py tests/lecon/etape5.py")
+    assert done.returncode == 1 and "\n> " in done.stdout
 
 
 def test_la_session_dans_trois_terminaux_est_celle_du_readme(terminal):
@@ -185,18 +226,12 @@ def test_la_session_dans_trois_terminaux_est_celle_du_readme(terminal):
     bob.type("Bob\r")
     bob.wait_for("Votre message : ")
     alice.wait_for_rows("* Bob a rejoint le chat.", "Votre message :")
-    alice.type("Bonjour !\r")
-    bob.wait_for("Alice : Bonjour !")
     bob.type("Salut Ali")
     bob.wait_for("Salut Ali")
-    alice.wait_for_rows("Votre message : Bonjour !", "Votre message :")
-    alice.type("Tu vas bien ?\r")
-    bob.wait_for("Tu vas bien ?")
+    alice.type("Bonjour !\r")
+    bob.wait_for("Alice : Bonjour !")
     bob.type("ce\r")
-    alice.wait_for_rows("Bob : Salut Alice", "Votre message :")
-    alice.type("/privé Bob à toi seul\r")
-    alice.wait_for_rows("* Message privé envoyé à Bob.", "Votre message :")
-    bob.wait_for("à toi seul")
+    alice.wait_for_rows("Votre message : Bonjour !", "Bob : Salut Alice", "Votre message :")
     alice.type("exit\r")
     assert alice.end() == 0
     bob.wait_for("a quitté le chat.")
@@ -259,8 +294,10 @@ def test_un_client_bavard_n_empeche_pas_les_autres_et_s_arrete_a_ctrl_c(start_se
     server = start_server()
     alice, bob = server.connect("Alice"), server.connect("Bob")
     received = tmp_path / "recu.txt"
-    command = f"yes | python3 client_exo.py --nom Bavard --port {server.port} > {received}"
-    flood = subprocess.Popen(["bash", "-c", command], stderr=subprocess.DEVNULL, **SHELL)
+    command = f"yes | python3 client_exo.py --nom Bavard --port {server.port}"
+    streams = {"stdout": received.open("wb"), "stderr": subprocess.DEVNULL}
+    with streams["stdout"]:
+        flood = subprocess.Popen(["bash", "-c", command], **streams, **SHELL)
     assert bob.line() == "* Bavard a rejoint le chat."
     for _ in range(100):
         assert bob.line() == "Bavard : y"
@@ -293,6 +330,29 @@ def test_une_console_figee_montre_tout_une_fois_degelee(terminal):
     assert not select.select([server.master], [], [], 0)[0]
     server.type("\x11")  # Ctrl+Q
     server.wait_for("Alice : Bonjour !")
+
+
+ETAPE_0 = """
+import runpy, socket
+listener = socket.create_server(("127.0.0.1", 0))
+socket.create_server = lambda address: listener
+print(listener.getsockname()[1], flush=True)
+runpy.run_path("tests/lecon/etape0.py", run_name="__main__")
+"""
+
+
+def test_a_l_etape_0_une_fenetre_fermee_parle_sans_fin(terminal):
+    command = [sys.executable, "-c", ETAPE_0]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as server:
+        port = server.stdout.readline().decode().strip()
+        alice, bob = (terminal("--port", port, "--nom", name) for name in ("Alice", "Bob"))
+        for client in (alice, bob):
+            client.wait_for("Bienvenue")
+        bob.close()
+        server.stdout.close()
+        alice.wait_for("Bob : ", times=50)
+        server.kill()
+        assert alice.end() == 1
 
 
 @pytest.mark.parametrize("name", ["depart", *(path.stem for path in etapes.STEPS)])

@@ -37,7 +37,7 @@ PARTS = {  # les scènes de chaque partie, la plus grave en premier
     " inscrit meme_socket partiel adieu",
     "Les conseils": "esc doublon imite adresse console_pleine",
 }
-MARKS = {"oui": ".", "non": "N", "autre": "~", "?": "?", "-": "-"}
+MARKS = {"oui": ".", "non": "x", "autre": "~", "?": "?", "-": "-"}
 
 
 class Lesson(NamedTuple):
@@ -162,7 +162,7 @@ def show_table(results: list, kind: str) -> None:
     for path, verdicts in rows:
         count = len(with_verdict(verdicts, "non"))
         print(f"{Path(path).name[-30:]:<30}", *(MARKS[v.verdict] for v in verdicts.values()), count)
-    print(". oui, N non, ~ autre dialecte, ? pas pu voir, - sans objet\n")
+    print(". oui, x non, ~ autre dialecte, ? pas pu voir, - sans objet\n")
     for name, letter in letters.items():
         count = sum(verdicts[name].verdict == "non" for _, verdicts in rows)
         print(f"  {letter} {name:<15} non : {count} sur {len(rows)}")
@@ -188,7 +188,7 @@ def main() -> int:
         return 0
     if not paths or paths[0].startswith("-"):
         wrong = f"Option « {paths[0]} » inconnue" if paths else "Il manque un fichier"
-        print(f"{wrong}. Tapez --help.", file=sys.stderr)
+        print(f"{wrong}. Ajoutez --help.", file=sys.stderr)
         return 2
     results = try_all(paths)
     if "--csv" in words:

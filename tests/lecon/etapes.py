@@ -5,8 +5,8 @@
     python3 tests/lecon/etapes.py coupe muet     ceux-là seulement
 
 Une colonne est une étape (etape0.py, etape1.py…) ou serveur_exo.py ; une rangée est un piège, que
-scenes.py joue à coup sûr. « non » : le programme y tombe. Le code de sortie est 1 si le tableau
-n'est pas l'escalier attendu.
+scenes.py joue à coup sûr. « . » : le programme l'évite ; « x » : il y tombe. Le code de sortie est 1
+si le tableau n'est pas l'escalier attendu, 2 pour un piège inconnu.
 """
 
 import os
@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import scenes
+from diagnostic import MARKS
 from essai import find_subject
 
 HERE = Path(__file__).resolve().parent
@@ -25,26 +26,26 @@ PROGRAMS = {path.stem: path for path in (*STEPS, SERVER)}
 
 # Par scène : la première colonne qui évite le piège, et ce qui arrive dans les autres.
 TRAPS = {
-    "inscrit": (0, "un thread parle avant d'être inscrit"),
+    "inscrit": (0, "un thread parle trop tôt"),
     "partiel": (0, "send n'envoie que le début"),
-    "fin": (1, "une fin de flux est lue sans fin"),
-    "coupure": (1, "coupé net, il en prive un autre"),
-    "parti": (1, "envoyer à un disparu arrête un thread"),
+    "fin": (1, "un départ occupe un thread sans fin"),
+    "coupure": (1, "une coupure prive un autre client"),
+    "parti": (1, "un absent arrête un thread"),
     "adieu": (2, "l'au revoir se perd"),
-    "muet": (3, "un client muet ferme l'entrée"),
-    "reset_avant": (3, "coupé avant son nom, il arrête tout"),
+    "muet": (3, "un client muet bloque l'entrée"),
+    "reset_avant": (3, "une coupure bloque l'entrée"),
     "adresse": (3, "tout le réseau peut entrer"),
     "colles": (4, "deux messages n'en font qu'un"),
-    "nom_colle": (4, "le nom se colle au message"),
+    "nom_colle": (4, "le nom et un message se collent"),
     "coupe": (4, "un « é » coupé arrête un thread"),
-    "liste": (5, "un départ prive un autre du message"),
-    "ordre": (5, "tous ne lisent pas le même ordre"),
+    "liste": (5, "un message oublie quelqu'un"),
+    "ordre": (5, "chacun lit un autre ordre"),
     "meme_socket": (5, "deux messages se mêlent"),
     "doublon": (6, "deux clients ont le même nom"),
     "imite": (6, "un nom imite un message"),
     "esc": (6, "un message commande un terminal"),
-    "fige": (7, "qui ne lit plus bloque tout le monde"),
-    "console_pleine": (9, "une console non lue bloque tout"),
+    "fige": (7, "un client qui ne lit plus bloque tout"),
+    "console_pleine": (9, "une console bloquée bloque tout"),
 }
 AT_ONCE = 8  # scènes à la fois : une scène attend bien plus qu'elle ne calcule
 
@@ -56,11 +57,12 @@ def expected(trap: str, program: str) -> str:
 
 def table(verdict_of, traps: list[str], color_of=lambda verdict: "{}") -> Iterator[str]:
     """Donne les rangées du tableau, une à une ; `verdict_of` renvoie le verdict d'une case."""
-    yield f"{'piège':<37}" + "".join(f"{number:>4}" for number in range(len(STEPS))) + "  serveur"
+    yield f"{'étape':<37} {''.join(map(str, range(len(STEPS))))}|serveur"
     for trap in traps:
         found = [verdict_of(trap, program) for program in PROGRAMS]
-        yield f"{TRAPS[trap][1]:<37}" + "".join(color_of(v).format(f"{v:>4}") for v in found)
-    yield f"{'(lignes, sans les vides)':<37}" + "".join(f"{size(path):>4}" for path in STEPS)
+        *steps, server = [color_of(verdict).format(MARKS[verdict]) for verdict in found]
+        yield f"{TRAPS[trap][1]:<37} {''.join(steps)}|{server}"
+    yield f"lignes non vides : {' '.join(str(size(path)) for path in STEPS)}"
 
 
 def size(path: Path) -> int:
@@ -79,6 +81,9 @@ def start(pool: ThreadPoolExecutor, cells: list[tuple[str, str]]) -> dict[tuple,
 
 
 def main() -> int:
+    if "--help" in sys.argv:
+        print(f"{__doc__}\nLes pièges : {' '.join(TRAPS)}.")
+        return 0
     traps = sys.argv[1:] or list(TRAPS)
     if unknown := [trap for trap in traps if trap not in TRAPS]:
         known = " ".join(TRAPS)

@@ -189,6 +189,9 @@ def main() -> int:
     """Renvoie 1 si un test réussit sans sa protection, 2 si l'on ne peut pas le savoir."""
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     answers = []
+    if word == "--help":
+        print(__doc__)
+        return 0
     try:
         if importlib.util.find_spec("pytest") is None:
             raise NoAnswer("Il faut pytest : la section « Tests » du README dit comment l'installer.")

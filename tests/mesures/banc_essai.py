@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Le banc d'essai : un thread par client, à côté de ce que l'on emploie d'habitude.
 
-    python3 tests/mesures/banc_essai.py                tout mesurer, puis dessiner banc_essai.svg
+    python3 tests/mesures/banc_essai.py                tout mesurer, puis dessiner banc_essai.svg,
+                                               ou le fichier que nomme --image
     python3 tests/mesures/banc_essai.py --tours 1      le même, une fois au lieu de trois
     python3 tests/mesures/banc_essai.py --variantes    ce que vaut chaque idée du serveur, une par une
     python3 tests/mesures/banc_essai.py --etapes       l'étape 8 de la leçon, et les étapes 5 et 7
@@ -573,15 +574,16 @@ def installed(contenders: Iterable[Contender]) -> list[Contender]:
 
 def main() -> int:
     """Renvoie 0, ou 1 si une mesure est fausse."""
-    parser = argparse.ArgumentParser(description="Le banc d'essai du chat.")
-    parser.add_argument("--tours", type=int, default=3, help="tours (%(default)s par défaut)")
-    parser.add_argument("--rapide", action="store_true", help="vérifie seulement, sur peu")
-    parser.add_argument("--variantes", action="store_true", help="mesure chaque idée du serveur")
-    parser.add_argument("--etapes", action="store_true", help="mesure les étapes 8, 5 et 7")
+    parser = argparse.ArgumentParser(add_help=False)  # son aide serait à moitié en anglais
+    parser.add_argument("--tours", type=int, default=3, metavar="N")
     parser.add_argument("--image", type=Path, default=HERE / "banc_essai.svg", metavar="FICHIER")
-    parser.add_argument("--contre", type=Path, metavar="DOSSIER", help="compare à ce serveur-là")
-    parser.add_argument("--journal", action="store_true", help="avec un journal (pour --contre)")
+    parser.add_argument("--contre", type=Path, metavar="DOSSIER")
+    for name in ("--help", "--rapide", "--variantes", "--etapes", "--journal"):
+        parser.add_argument(name, action="store_true")
     options = parser.parse_args()
+    if options.help:
+        print(__doc__)
+        return 0
     if options.rapide:
         bench = Bench([OURS])
         bench.run_room(5, 5, (32,), delays=False)

@@ -48,9 +48,13 @@ def fake_server():
     server.listener.close()
 
 
-COMMAND = ["client_exo.py"]
-if IS_WINDOWS:
-    COMMAND = ["-c", f"import sys, client_exo as c\n{UNIX_LINES}\nsys.exit(c.main())"]
+def client_command(patch: str) -> list[str]:
+    """Renvoie ce qui lance le client, après que `patch` a changé son module `c`."""
+    ours = UNIX_LINES if IS_WINDOWS else ""
+    return ["-c", f"import sys, client_exo as c\n{ours}\n{patch}\nsys.exit(c.main())"]
+
+
+COMMAND = client_command("") if IS_WINDOWS else ["client_exo.py"]
 
 
 def run_client(*options, text: str | bytes = "", command=COMMAND, **more):
@@ -348,10 +352,10 @@ def test_un_message_accentue_dans_une_sortie_ascii_garde_sa_ligne(start_server):
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["avec_nom", "sans_nom"])
-def test_un_clavier_illisible_est_la_fin_de_l_entree(start_server, named):
+def test_un_clavier_illisible_est_la_fin_de_l_entree(start_server, tmp_path, named):
     """nohup donne au programme une entrée que l'on ne peut pas lire."""
     port = str(start_server().port) if named else "1"
-    with open(os.devnull, "wb") as unreadable:
+    with open(tmp_path / "clavier", "wb") as unreadable:
         robot = start_client("--port", port, *["--nom", "R"] * named, stdin=unreadable)
     shown = robot.stdout.read().decode()
     assert finish(robot) == ((0, "") if named else (1, "Aucun nom donné.\n"))
@@ -1498,8 +1502,8 @@ def black_hole():
 
 
 def test_un_pare_feu_qui_ne_repond_pas_est_nomme(black_hole):
-    quick = "import sys, client_exo as c; c.CONNECT_SECONDS = 0.5; sys.exit(c.main())"
-    result = run_client("--nom", "A", "--port", str(black_hole), command=["-c", quick])
+    quick = client_command("c.CONNECT_SECONDS = 0.5")
+    result = run_client("--nom", "A", "--port", str(black_hole), command=quick)
     assert result.returncode == 1
     assert result.stderr.decode().startswith(
         f"Connexion impossible à 127.0.0.1:{black_hole} : pas de réponse. Le serveur est-il lancé ?"
@@ -1508,32 +1512,29 @@ def test_un_pare_feu_qui_ne_repond_pas_est_nomme(black_hole):
 
 def test_une_adresse_qui_ne_repond_pas_laisse_du_temps_a_la_suivante(black_hole, fake_server):
     ports = [black_hole, black_hole, int(fake_server.port)]
-    program = (
-        "import sys, client_exo as c\n"
+    patch = (
         "tcp = c.socket.AF_INET, c.socket.SOCK_STREAM, 0, ''\n"
         f"found = [(*tcp, ('127.0.0.1', p)) for p in {ports}]\n"
         "c.socket.getaddrinfo = lambda *_, **__: found\n"
         "c.CONNECT_SECONDS = 6\n"
-        "sys.exit(c.main())\n"
     )
-    robot = start_client("--hote", "deux", "--nom", "Alice", command=["-c", program])
+    robot = start_client("--hote", "deux", "--nom", "Alice", command=client_command(patch))
     fake_server.admit().close()
     finish(robot)
 
 
 def test_la_limite_de_la_connexion_ne_vaut_pas_pour_la_suite(fake_server):
     """create_connection laisse au socket sa limite : elle couperait un salon silencieux."""
-    program = (
-        "import sys, client_exo as c\n"
+    patch = (
         "connect = c.socket.create_connection\n"
         "def limited(*rest):\n"
         "    sock = connect(*rest)\n"
         "    sock.settimeout(0.2)\n"
         "    return sock\n"
         "c.socket.create_connection = limited\n"
-        "sys.exit(c.main())\n"
     )
-    robot = start_client("--port", fake_server.port, "--nom", "Alice", command=["-c", program])
+    options = "--port", fake_server.port, "--nom", "Alice"
+    robot = start_client(*options, command=client_command(patch))
     peer = fake_server.admit()
     time.sleep(1)  # plus long que la limite : c'est ce silence que l'on essaie
     peer.send("* fin\n")
@@ -1546,8 +1547,8 @@ def test_la_limite_de_la_connexion_ne_vaut_pas_pour_la_suite(fake_server):
 def test_un_serveur_qui_prend_son_temps_n_est_pas_perdu(fake_server):
     """Il ne lit plus pendant plus longtemps que la limite, ici raccourcie."""
     quick = "c.protocol.SOCKET_OPTIONS |= {'TCP_USER_TIMEOUT': 300}"
-    program = f"import sys, client_exo as c\n{quick}\nsys.exit(c.main())"
-    robot = start_client("--port", fake_server.port, "--nom", "Alice", command=["-c", program])
+    options = "--port", fake_server.port, "--nom", "Alice"
+    robot = start_client(*options, command=client_command(quick))
     peer = fake_server.admit()
     lines = (b"x" * 999 + b"\n") * 8000  # plus que le système n'en garde
     thread = threading.Thread(target=lambda: (robot.stdin.write(lines), robot.stdin.close()))
@@ -1602,8 +1603,7 @@ def test_un_cable_debranche_se_voit(start_server, terminal, cable, typed, in_pip
     quick = f"c.protocol.SOCKET_OPTIONS |= {quick}"
     address = ("--hote", "192.0.2.1", "--port", str(server.port), "--nom", "Alice")
     if in_pipe:
-        program = f"{theirs}\nimport sys, client_exo as c\n{quick}\nsys.exit(c.main())"
-        alice = start_client(*address, command=("-c", program))
+        alice = start_client(*address, command=client_command(f"{theirs}\n{quick}"))
         assert alice.stdout.readline().startswith(b"* Bienvenue")
         unplug()
         alice.stdin.write(typed.encode())

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -75,6 +76,7 @@ HAS = {
     "un tube qui garde le début d'une longue écriture": not IS_WINDOWS,
     "LC_ALL": not IS_WINDOWS,
     "mkfifo": hasattr(os, "mkfifo"),
+    "epoll": hasattr(select, "epoll"),
     "MSG_DONTWAIT": hasattr(socket, "MSG_DONTWAIT"),
     "TCP_USER_TIMEOUT": hasattr(socket, "TCP_USER_TIMEOUT"),
 }

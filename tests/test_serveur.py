@@ -519,9 +519,10 @@ s.protocol.LineBuffer.feed = fail
         alice, bob = server.room("Alice", "Bob")
         bob.send("faute\n")
         assert alice.line() == "* Bob a quitté le chat."
+        while server.error() != "MemoryError":  # à la fin de la trace, qui suit le départ
+            assert server.process.poll() is None
     finally:
-        errors = server.end()
-    assert "MemoryError" in errors
+        server.end()
 
 
 def test_cinq_cents_passages_ne_laissent_rien(start_server):
@@ -1145,7 +1146,7 @@ def slow(sock, data):
     return sent
 def ask_to_stop(sock, size):
     if words and not is_asked.is_set():
-        s.os.kill(s.os.getpid(), s.signal.SIGTERM)
+        s.signal.raise_signal(s.signal.SIGTERM)
         is_asked.set()
     data = recv(sock, size)
     words.extend([data] if b"dernier mot" in data else [])
@@ -1481,6 +1482,7 @@ def test_ctrl_pause_arrete_comme_ctrl_c(start_server):
 
 
 def test_le_banc_d_essai_rapide_trouve_tout_juste():
+    needs("epoll")
     result = subprocess.run(
         [sys.executable, "tests/mesures/banc_essai.py", "--rapide"],
         cwd=ROOT, capture_output=True, timeout=PATIENCE,

@@ -176,6 +176,7 @@ def test_l_aide_et_une_erreur_sont_en_francais():
 
 @pytest.mark.parametrize("scene", sorted(STEPS.keys() - {"lent"}))
 def test_la_loupe_montre_aussi_l_etape_8(scene):
+    needs("MSG_DONTWAIT")
     done = run("tests/lecon/loupe.py", "--etape", "8", scene)
     assert (done.returncode, done.stderr) == (0, "")
     rows = iter(done.stdout.splitlines())

@@ -670,6 +670,7 @@ def test_un_client_qui_rattrape_tout_son_retard_reste_et_l_inbox_se_rouvre(start
 
 def test_un_client_qui_part_en_retard_n_est_plus_attendu(start_server):
     """Sinon les lignes de tous les clients attendraient sans fin."""
+    needs("une coupure brutale")
     server, (alice, _, chloe) = late_room(start_server, f"s.STATE_SECONDS['late'] = {10 * PATIENCE}")
     assert server.error() == "en retard"
     alice.reset()
@@ -1179,6 +1180,7 @@ def slow(line):
     s.time.sleep(0.0005)
     return decode(line)
 s.protocol.decode_line, s.ROUND_BYTES, s.DEPOSIT_LINES = slow, 0, 32
+s.STATE_SECONDS["leaving"], s.STOP_SECONDS = 1, 60
 """
     server = start_server("--debit", "0", patch=patch)
     alice, *others = server.room("Alice", "Bob", "Chloé", "David")

@@ -71,6 +71,7 @@ HAS = {
     "des signaux d'un programme à l'autre": not IS_WINDOWS,
     "des fichiers dont un autre programme hérite": not IS_WINDOWS,
     "une coupure brutale": not is_wine,  # close y finit toujours le flux, malgré SO_LINGER
+    "de n'attendre aucun envoi": not is_wine,  # Windows le prend entier, si select l'a promis
     "de copier des fichiers": not is_wine,  # CopyFile2 lui manque
     "un fichier non bloquant": not IS_WINDOWS,
     "un tube qui garde le début d'une longue écriture": not IS_WINDOWS,

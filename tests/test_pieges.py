@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import wait_in_recv
+from conftest import HAS, needs, wait_in_recv
 from terminal import Session
 
 LESSON = Path(__file__).parent / "lecon"
@@ -26,11 +26,19 @@ import scenes
 # --- Les serveurs ---------------------------------------------------------------
 
 
+def demanded(trap: str, program: str) -> list[str]:
+    """Renvoie ce que cette case demande au système (conftest.HAS)."""
+    if program in ("etape7", "etape8"):
+        return ["MSG_DONTWAIT"]
+    return ["de n'attendre aucun envoi"] if (trap, program) == ("fige", "serveur_exo") else []
+
+
 @pytest.fixture(scope="module")
 def verdicts(request):
     """Joue les cases demandées, plusieurs à la fois : une scène attend plus qu'elle ne calcule."""
     asked = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     cells = [(given["trap"], given["program"]) for given in asked if "program" in given]
+    cells = [cell for cell in cells if all(HAS[name] for name in demanded(*cell))]
     with ThreadPoolExecutor(etapes.AT_ONCE) as pool:
         yield etapes.start(pool, cells)
         pool.shutdown(cancel_futures=True)  # après un échec avec -x, il en reste
@@ -39,6 +47,7 @@ def verdicts(request):
 @pytest.mark.parametrize("program", etapes.PROGRAMS)
 @pytest.mark.parametrize("trap", etapes.TRAPS)
 def test_un_programme_evite_les_pieges_qu_il_annonce_et_eux_seuls(verdicts, trap, program):
+    needs(*demanded(trap, program))
     found = verdicts[trap, program].result()
     assert found.verdict == etapes.expected(trap, program), found.seen
 

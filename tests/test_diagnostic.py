@@ -145,7 +145,7 @@ ENDLESS = {
 }
 
 
-CASES = [(tail, signal.SIGKILL) for tail in ENDLESS]
+CASES = [(tail, getattr(signal, "SIGKILL", None)) for tail in ENDLESS]  # Windows ne l'a pas
 CASES += [("ignore les signaux", signal.SIGINT), ("ignore les signaux", None)]
 
 

@@ -344,15 +344,15 @@ runpy.run_path("tests/lecon/etape0.py", run_name="__main__")
 def test_a_l_etape_0_une_fenetre_fermee_parle_sans_fin(terminal):
     command = [sys.executable, "-c", ETAPE_0]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as server:
-        port = server.stdout.readline().decode().strip()
-        alice, bob = (terminal("--port", port, "--nom", name) for name in ("Alice", "Bob"))
-        for client in (alice, bob):
-            client.wait_for("Bienvenue")
-        bob.close()
-        server.stdout.close()
-        alice.wait_for("Bob : ", times=50)
-        server.kill()
-        assert alice.end() == 1
+        try:
+            port = server.stdout.readline().decode().strip()
+            alice, bob = (terminal("--port", port, "--nom", name) for name in ("Alice", "Bob"))
+            for client in (alice, bob):
+                client.wait_for("Bienvenue")
+            bob.close()
+            alice.wait_for("Bob : ", times=50)
+        finally:
+            server.kill()
 
 
 @pytest.mark.parametrize("name", ["depart", *(path.stem for path in etapes.STEPS)])

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Les étapes et les pièges : qui évite quoi, mesuré ici, à l'instant, sur cette machine.
 
-    python3 tests/lecon/etapes.py                tous les pièges, en deux minutes
+    python3 tests/lecon/etapes.py                tous les pièges, en une minute ou deux
     python3 tests/lecon/etapes.py coupe muet     ceux-là seulement
 
 Une colonne est une étape (etape0.py, etape1.py…) ou serveur_exo.py ; une rangée est un piège, que
@@ -44,7 +44,7 @@ TRAPS = {
     "doublon": (6, "deux clients ont le même nom"),
     "imite": (6, "un nom imite un message"),
     "esc": (6, "un message commande un terminal"),
-    "fige": (7, "un client qui ne lit plus bloque tout"),
+    "fige": (7, "un client figé bloque tout"),
     "console_pleine": (9, "une console bloquée bloque tout"),
 }
 AT_ONCE = 8  # scènes à la fois : une scène attend bien plus qu'elle ne calcule

@@ -41,9 +41,6 @@ REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
 CATCH_UP_SECONDS = 0.1  # s, dans une fenêtre : ce qu'elle retenait s'affiche avant l'invite
 RECENT_SECONDS = 0.3  # s : une ligne plus récente est peut-être venue après Entrée
 
-NAME_PROMPT = "Entrez votre nom : "
-PROMPT = "Votre message : "
-
 ENDINGS = {  # comment la conversation a fini : (ce que le client dit, son code de sortie)
     "left": ("Vous avez quitté le chat.", 0),
     "lost": ("Connexion au serveur perdue.", 1),
@@ -92,16 +89,15 @@ class Screen:
                     self.complain(f"Impossible d'écrire sur la sortie standard : {reason}.")
 
     def draw(self, lines: tuple[str, ...] | list[str]) -> None:
-        """Écrit des lignes, s'il y en a, puis l'invite, en une fois."""
+        """Écrit des lignes puis l'invite, en une fois ; sans lignes, l'invite seule."""
         if lines:
             self.shown_at = time.monotonic()
             self.end_row()
         # Sur stderr, l'invite apparaîtrait avant la ligne : on ne l'y répète pas.
         prompt = self.prompt if self.prompt_stream is sys.stdout or not lines else ""
-        if lines or prompt:
-            rows = "".join(f"{line}\n" for line in lines)
-            write(rows + prompt, sys.stdout if lines else self.prompt_stream)
-            self.is_row_open = bool(prompt)
+        rows = "".join(f"{line}\n" for line in lines)
+        write(rows + prompt, sys.stdout if lines else self.prompt_stream)
+        self.is_row_open = bool(prompt)
 
     def end_row(self) -> None:
         if self.is_row_open and not self.has_lost_output:
@@ -117,7 +113,7 @@ class Screen:
     def ask(self, prompt: str) -> str:
         """Montre l'invite ; renvoie la ligne tapée, sans sa fin. Thread principal."""
         try:
-            text = self.read_line(prompt if self.prompt_stream else "")
+            text = self.read_line(prompt)
             with self.lock:
                 self.finish_row(text)
                 self.prompt = ""  # avec le verrou : une ligne reçue la remontrerait
@@ -126,7 +122,7 @@ class Screen:
             self.prompt = ""  # sans le verrou : le receveur peut y être bloqué (Ctrl+S)
 
     def read_line(self, prompt: str) -> str:
-        if prompt:
+        if self.prompt_stream:
             with self.lock:  # l'invite s'écrit et se note à la fois
                 self.prompt = prompt
                 self.show()
@@ -242,12 +238,11 @@ def wrap(line: str, width: int) -> list[str]:
     for word in re.findall("[^ ]+ ?| ", line.expandtabs()):
         # La dernière case reste vide : certains terminaux iraient déjà à la ligne.
         for piece in [word] if cells(word) < width else EMOJI.findall(word):
-            size = cells(piece)  # 0 pour un accent : il reste avec la lettre qui le précède
-            if rows[-1] and used + size >= width:
+            used += cells(piece)  # 0 pour un accent : il reste avec la lettre qui le précède
+            if rows[-1] and used >= width:
                 rows.append("")
-                used = 0
+                used = cells(piece)
             rows[-1] += piece
-            used += size
     return rows
 
 
@@ -268,7 +263,7 @@ class Connection:
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
         self.sock: socket.socket | None = None  # du principal, qui le ferme ; le receveur y reçoit
-        self.refusals = 0  # du receveur : les noms que le serveur a refusés
+        self.answers = 0  # du receveur : les lignes reçues ; avant l'accueil, une par nom refusé
         self.is_admitted = False  # du receveur : le serveur a accepté un nom
         self.said_goodbye = False  # du receveur : la dernière ligne est l'au revoir
         self.is_over = False  # du receveur : le flux est fini
@@ -320,9 +315,9 @@ class Connection:
         exception en sort, et un appel fait ici devient alors SystemError. input() peut aussi
         effacer l'exception : le signal suivant de l'horloge (SIGALRM) la lève de nouveau.
         """
-        is_stop = number in STOP_SIGNALS
+        is_stop = number in (signal.SIGINT, signal.SIGTERM)
         self.is_interrupted = self.is_interrupted or is_stop
-        is_resumed = number == RESUME_SIGNAL and self.screen.edits_lines
+        is_resumed = self.screen.edits_lines and number == signal.SIGCONT  # absent de Windows
         if self.is_reading and (is_resumed or self.is_interrupted or self.is_over):
             self.pause_in_background()
             if self.screen.edits_lines:
@@ -334,7 +329,7 @@ class Connection:
             self.close()
 
     def pause_in_background(self) -> None:
-        """En arrière-plan, part ou s'arrête jusqu'à `fg` : le système y arrête readline sans fin."""
+        """En arrière-plan, où le système arrêterait readline sans fin : part, ou attend `fg`."""
         if not self.screen.edits_lines:
             return
         with contextlib.suppress(OSError):  # EINTR après l'arrêt, ou un terminal sans premier plan
@@ -352,10 +347,6 @@ def poll_until(condition, seconds: float = math.inf) -> bool:
     return bool(condition())
 
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-RESUME_SIGNAL = getattr(signal, "SIGCONT", None)  # Windows ne l'a pas
-
-
 def connect(host: str, port: int) -> socket.socket:
     """Renvoie un socket connecté au serveur, ou lève Refused."""
     found, results = [], []  # les adresses de `host` ; le socket, ou l'erreur
@@ -363,8 +354,7 @@ def connect(host: str, port: int) -> socket.socket:
     def attempt() -> None:
         try:
             found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-            sock = socket.create_connection((host, port), CONNECT_SECONDS / len(found))
-            results.append(sock)
+            results.append(socket.create_connection((host, port), CONNECT_SECONDS / len(found)))
         except (OSError, UnicodeError) as error:
             results.append(error)
 
@@ -376,7 +366,8 @@ def connect(host: str, port: int) -> socket.socket:
         result.settimeout(None)
         protocol.set_up_socket(result)
         return result
-    reason, hint = protocol.explain(result), "Le serveur est-il lancé ? Son pare-feu bloque-t-il ce port ?"
+    reason = protocol.explain(result)
+    hint = "Le serveur est-il lancé ? Son pare-feu bloque-t-il ce port ?"
     if not found:
         is_unanswered = not results or result.args[0] == socket.EAI_AGAIN
         reason = "ce nom n'a pas pu être cherché" if is_unanswered else "adresse inconnue"
@@ -401,10 +392,9 @@ def receive_lines(connection: Connection) -> None:
             found = buffer.feed(data) if data else buffer.last_line()
             if lines := [readable(line) for line in found]:
                 screen.show(*lines)
-                errors = [line.startswith(protocol.ERROR) for line in lines]
-                if not connection.is_admitted:
-                    connection.refusals += errors.count(True)
-                    connection.is_admitted = not all(errors)
+                if not all(line.startswith(protocol.ERROR) for line in lines):
+                    connection.is_admitted = True
+                connection.answers += len(lines)  # en second : `join` attend ce nombre
                 connection.said_goodbye = lines[-1].startswith(protocol.FAREWELL)
     except OSError:
         pass  # la connexion est coupée : le receveur s'arrête aussi
@@ -424,12 +414,12 @@ def report_loss(connection: Connection) -> None:
     has_clock = connection.screen.gets_signals and hasattr(signal, "setitimer")
     if has_clock or poll_until(lambda: connection.is_leaving, WAIT_SECONDS):
         return
+    sentence, code = ENDINGS["lost"]
+    if not protocol.session_goes_on():  # Windows
+        connection.screen.complain(sentence)
+        os._exit(code)
     connection.is_loss_said = True
-    in_session = protocol.session_goes_on()
-    more = " Appuyez sur Entrée." if in_session else ""
-    connection.screen.complain(ENDINGS["lost"][0] + more)
-    if not in_session:
-        os._exit(1)  # Windows
+    connection.screen.complain(f"{sentence} Appuyez sur Entrée.")
 
 
 # --- Le clavier, de l'arrivée au départ ----------------------------------------------
@@ -473,7 +463,7 @@ def complete(start: str, number: int) -> str | None:
 def choose_name(name: str, connection: Connection) -> str:
     """Renvoie `name` ou, s'il n'a que des blancs, celui que l'on tape ; "" pour quitter."""
     while not protocol.strip(name):
-        name = connection.ask(NAME_PROMPT)
+        name = connection.ask("Entrez votre nom : ")
     return "" if protocol.parse(name)[0] == "quit" else name
 
 
@@ -484,10 +474,10 @@ def join(connection: Connection, name: str) -> bool:
         connection.send(protocol.clean(name))
         tries += 1
         # Un serveur complet refuse avant d'avoir reçu le nom : on compte depuis le début.
-        poll_until(lambda: connection.is_admitted or connection.refusals >= tries or connection.is_over)
+        poll_until(lambda: connection.answers >= tries or connection.is_over)
         if connection.is_admitted:
             return True
-        if connection.refusals < tries:
+        if connection.answers < tries:
             raise ConnectionError
         # Un serveur complet, ou qui a refusé cinq noms, ferme aussitôt.
         is_closed = poll_until(lambda: connection.is_over, REFUSAL_SECONDS)
@@ -502,7 +492,7 @@ def type_lines(connection: Connection) -> None:
     if connection.screen.edits_lines:
         readline.set_auto_history(True)
     while True:
-        text = connection.ask(PROMPT)
+        text = connection.ask("Votre message : ")
         for line in text.replace("\r", "\n").split("\n"):  # un collage peut en donner plusieurs
             if protocol.parse(line)[0] == "quit":
                 return
@@ -541,8 +531,7 @@ def say_goodbye(connection: Connection) -> None:
     patience = math.inf if is_patient else GOODBYE_SECONDS
     # Le serveur peut fermer le premier ; un second Ctrl+C ferme ici (ValueError : socket fermé).
     with contextlib.suppress(OSError, ValueError, KeyboardInterrupt):
-        # Le premier \n termine une ligne restée incomplète.
-        connection.send(f"\n{protocol.QUIT_WORD}", patience)
+        connection.send(f"\n{protocol.QUIT_WORD}", patience)  # \n finit une ligne incomplète
         connection.sock.shutdown(socket.SHUT_WR)
         poll_until(lambda: connection.is_over, patience)
 
@@ -556,18 +545,14 @@ def finish(connection: Connection, ending: str) -> int:
             if not (connection.said_goodbye or screen.is_attended):
                 ending = "interrupted" if connection.is_interrupted else "lost"
         connection.close()
-        poll_until(lambda: connection.is_over, GOODBYE_SECONDS)
+        if not poll_until(lambda: connection.is_over, GOODBYE_SECONDS):
+            return ENDINGS[ending][1]  # le receveur est bloqué dans une écriture (Ctrl+S)
     sentence, code = ENDINGS[ending]
-    code = code or int(screen.has_write_error)
-    # Un receveur qui n'a pas fini est bloqué dans une écriture (Ctrl+S).
-    is_stuck = connection.sock is not None and not connection.is_over
-    if (screen.has_lost_output or is_stuck) and not protocol.session_goes_on():
-        os._exit(code)  # la fin normale de Python attendrait encore cette sortie
     if ending == "left" and screen.prompt_stream:
         screen.show(sentence)
     elif ending != "left" and sentence and not connection.is_loss_said:
         screen.complain(sentence)
-    return code
+    return code or int(screen.has_write_error)
 
 
 def catch_signals(connection: Connection, settings: contextlib.ExitStack) -> None:
@@ -603,6 +588,5 @@ def main() -> int:
 if __name__ == "__main__":
     code = main()
     if not protocol.session_goes_on():
-        for number in STOP_SIGNALS:  # un Ctrl+C de plus ne trouble pas la fin du programme
-            signal.signal(number, signal.SIG_IGN)
-        sys.exit(code)
+        # La fin normale de Python attendrait une sortie que personne ne lit.
+        os._exit(code)

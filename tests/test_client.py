@@ -51,7 +51,7 @@ def fake_server():
 def client_command(patch: str) -> list[str]:
     """Renvoie ce qui lance le client, après que `patch` a changé son module `c`."""
     ours = UNIX_LINES if IS_WINDOWS else ""
-    return ["-c", f"import sys, client_exo as c\n{ours}\n{patch}\nsys.exit(c.main())"]
+    return ["-c", f"import os, sys, client_exo as c\n{ours}\n{patch}\nos._exit(c.main())"]
 
 
 COMMAND = client_command("") if IS_WINDOWS else ["client_exo.py"]

@@ -143,8 +143,8 @@ GUARDS = [
     ),
     (
         "test_close_ne_reveille_pas_le_thread_qui_recoit", "client_exo.py",
-        "        connection.close()\n        poll_until(lambda: connection.is_over, GOODBYE_SECONDS)",
-        "        connection.sock.close()\n        poll_until(lambda: connection.is_over)",
+        "connection.close()\n        if not poll_until(lambda: connection.is_over, GOODBYE_SECONDS",
+        "connection.sock.close()\n        if not poll_until(lambda: connection.is_over",
     ),
 ]  # fmt: skip
 

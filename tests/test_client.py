@@ -1253,7 +1253,7 @@ builtins.input = typed
 sys.argv = ["client_exo.py", *{options!r}]
 import client_exo
 if {in_idle}:  # une machine lente ne doit pas changer ce que l'on voit
-    client_exo.Window.catch_up_seconds, client_exo.RECENT_SECONDS = 2, 60
+    client_exo.CATCH_UP_SECONDS, client_exo.RECENT_SECONDS = 2, 60
 handler = signal.getsignal(signal.SIGINT)
 for _ in range({times}):
     code = client_exo.main()

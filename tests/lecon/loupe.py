@@ -46,7 +46,8 @@ class Lens:
         is_terminal = not chat_protocol.is_window(self.out) and self.out.isatty()
         has_codes = os.name != "nt" and os.environ.get("TERM") != "dumb"
         self.has_colors = is_terminal and has_codes and "NO_COLOR" not in os.environ
-        self.width = min(WIDTH, shutil.get_terminal_size().columns) if is_terminal else WIDTH
+        columns = shutil.get_terminal_size().columns or WIDTH  # 0 dans un conteneur, avant Python 3.11
+        self.width = min(WIDTH, columns) if is_terminal else WIDTH
         self.changed = threading.Condition()
         self.rows: list[str] = []  # « thread appel détail », dans l'ordre
         self.hidden = ""  # motif des rangées que la scène ne montre pas ; "" : aucune n'est montrée

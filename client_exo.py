@@ -36,10 +36,10 @@ CONNECT_SECONDS = 10  # s en tout pour se connecter : derrière un pare-feu, per
 GOODBYE_SECONDS = 2  # s d'attente de l'au revoir du serveur
 POLL_SECONDS = 0.02  # s entre deux vérifications de `poll_until`
 WAIT_SECONDS = 0.2  # s par attente : sous Windows, Ctrl+C n'est vu qu'entre deux attentes
-TICK_SECONDS = 0.5  # s entre deux signaux de l'horloge, qui font regarder ce qui a été noté
+TICK_SECONDS = 0.5  # s entre deux SIGALRM : note_signal y voit aussi si le serveur est perdu
 REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
 CATCH_UP_SECONDS = 0.1  # s, dans une fenêtre : ce qu'elle retenait s'affiche avant l'invite
-RECENT_SECONDS = 0.3  # s : une ligne plus récente est peut-être venue après Entrée
+RECENT_SECONDS = 0.3  # s : affichée depuis moins longtemps, une ligne a pu suivre Entrée
 
 ENDINGS = {  # comment la conversation a fini : (ce que le client dit, son code de sortie)
     "left": ("Vous avez quitté le chat.", 0),
@@ -66,11 +66,11 @@ class Screen:
     def __init__(self, prompt_stream, is_attended: bool) -> None:
         self.prompt_stream = prompt_stream  # où l'invite s'écrit ; None : pas d'invite
         self.is_attended = is_attended  # quelqu'un est là pour répondre
-        # Il faut tenir ce verrou pour écrire, et pour modifier les champs suivants.
+        # Du principal, ou des deux threads, qui tiennent alors ce verrou pour écrire ou modifier.
         self.lock = threading.RLock()
         self.prompt = ""  # du principal : l'invite affichée, "" s'il n'y en a pas
         self.is_row_open = False  # des deux : le curseur est resté au bout d'une rangée
-        self.shown_at = -RECENT_SECONDS  # du receveur : quand une ligne a été affichée (s)
+        self.shown_at = -RECENT_SECONDS  # des deux : quand une ligne a été affichée (s)
         self.has_lost_output = False  # des deux : plus rien ne s'écrit sur la sortie
         self.has_write_error = False  # … à cause d'une erreur (disque plein), non de « | head »
 
@@ -93,7 +93,7 @@ class Screen:
         if lines:
             self.shown_at = time.monotonic()
             self.end_row()
-        # Sur stderr, l'invite apparaîtrait avant la ligne : on ne l'y répète pas.
+        # Après une ligne, on répète l'invite, sauf sur stderr, où elle devancerait cette ligne.
         prompt = self.prompt if self.prompt_stream is sys.stdout or not lines else ""
         rows = "".join(f"{line}\n" for line in lines)
         write(rows + prompt, sys.stdout if lines else self.prompt_stream)
@@ -119,7 +119,7 @@ class Screen:
                 self.prompt = ""  # avec le verrou : une ligne reçue la remontrerait
             return text.removeprefix("\ufeff")  # la marque que certains éditeurs ajoutent
         finally:
-            self.prompt = ""  # sans le verrou : le receveur peut y être bloqué (Ctrl+S)
+            self.prompt = ""  # après une exception ; sans le verrou, que Ctrl+S peut bloquer
 
     def read_line(self, prompt: str) -> str:
         if self.prompt_stream:
@@ -129,7 +129,7 @@ class Screen:
         return input()
 
     def finish_row(self, text: str) -> None:
-        """Après Entrée, la rangée où l'on a tapé `text` est finie, là où l'on voit sa frappe."""
+        """Après Entrée, la rangée où l'on a tapé `text` est finie, sauf dans un tube, sans écho."""
         self.is_row_open = self.is_row_open and not self.is_attended
 
     def is_recent(self) -> bool:
@@ -147,7 +147,7 @@ class Window(Screen):
 
     def finish_row(self, text: str) -> None:
         if self.is_recent():
-            self.end_row()  # IDLE vient d'afficher ce qu'il retenait, et l'invite
+            self.end_row()  # IDLE vient de montrer ce qu'il retenait, et une invite de plus
         super().finish_row(text)
 
 
@@ -179,7 +179,7 @@ class Terminal(Screen):
         if not self.edits_lines:
             return super().read_line(prompt)
         try:
-            # readline, qui doit connaître l'invite, l'écrit lui-même, puis rend ce verrou.
+            # readline écrit lui-même l'invite, puis rend ce verrou (set_pre_input_hook).
             if "libedit" not in (readline.__doc__ or ""):  # libedit ne le rendrait pas
                 self.lock.acquire()
             self.prompt, self.is_row_open = prompt, True
@@ -191,7 +191,7 @@ class Terminal(Screen):
     def finish_row(self, text: str) -> None:
         """Réécrit en entier une ligne que readline, qui n'en montre qu'une rangée, a coupée."""
         row = (self.prompt + text).expandtabs()
-        if self.edits_lines and cells(row) >= screen_width() - 2:  # readline en garde une ou deux
+        if self.edits_lines and cells(row) >= screen_width() - 2:  # readline en garde deux
             # Une ligne reçue depuis Entrée serait juste au-dessus : on ne l'efface pas.
             erase = self.ERASE_ROW_ABOVE if self.inserts_rows and not self.is_recent() else ""
             write(f"{erase}{protocol.clean(row)}\n", sys.stdout)
@@ -208,12 +208,13 @@ def find_screen(has_name: bool) -> Screen:
     if protocol.is_window(sys.stdin) or protocol.is_window(sys.stdout):
         return Window(sys.stdout, is_attended=True)
     if not sys.stdin.isatty():
+        # Sans --nom, quelqu'un lit peut-être l'autre bout du tube (PyCharm).
         return Screen(None if has_name else sys.stdout, is_attended=False)
     if not sys.stdout.isatty():  # | tee : l'invite reste sur le terminal
         return Screen(sys.stderr, is_attended=True)
     is_unix = os.name != "nt"
     knows_codes = is_unix and os.environ.get("TERM", "dumb") != "dumb"
-    # Sans tampon (python3 -u), readline écrit par octets : une rangée couperait un code.
+    # Sans tampon (python3 -u), readline écrit octet par octet : une rangée couperait ses codes.
     inserts_rows = knows_codes and not sys.stdout.write_through
     return Terminal(is_unix and readline is not None, inserts_rows)
 
@@ -229,7 +230,7 @@ def cells(text: str) -> int:
 
 
 # Un drapeau (deux lettres) ; ou un caractère, sa couleur de peau et ceux qu'un joint lui attache.
-EMOJI = re.compile("[\U0001f1e6-\U0001f1ff]{2}|.(?:[\ufe0f\U0001f3fb-\U0001f3ff]|\u200d.)*")
+VISIBLE_CHAR = re.compile("[\U0001f1e6-\U0001f1ff]{2}|.(?:[\ufe0f\U0001f3fb-\U0001f3ff]|\u200d.)*")
 
 
 def wrap(line: str, width: int) -> list[str]:
@@ -237,7 +238,7 @@ def wrap(line: str, width: int) -> list[str]:
     rows, used = [""], 0
     for word in re.findall("[^ ]+ ?| ", line.expandtabs()):
         # La dernière case reste vide : certains terminaux iraient déjà à la ligne.
-        for piece in [word] if cells(word) < width else EMOJI.findall(word):
+        for piece in [word] if cells(word) < width else VISIBLE_CHAR.findall(word):
             used += cells(piece)  # 0 pour un accent : il reste avec la lettre qui le précède
             if rows[-1] and used >= width:
                 rows.append("")
@@ -285,7 +286,7 @@ class Connection:
         """Ferme la connexion, ce qui termine aussi le recv du receveur."""
         with contextlib.suppress(OSError):  # le serveur l'a peut-être déjà coupée
             if self.is_interrupted and not self.screen.is_attended and not self.said_goodbye:
-                # close jette ce qui n'est pas parti : le système l'enverrait encore des minutes.
+                # Un tube interrompu : close jette le reste, que le système enverrait des minutes.
                 linger = struct.pack("ii", 1, 0)
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.sock.shutdown(socket.SHUT_RDWR)
@@ -300,7 +301,7 @@ class Connection:
                     self.pause_in_background()
                     return self.screen.ask(prompt)
                 finally:
-                    self.is_reading = False
+                    self.is_reading = False  # avant les except : un signal y lèverait encore
             except (KeyboardInterrupt, SystemError):
                 if not self.screen.gets_signals:
                     raise  # une fenêtre ne note rien : elle lève elle-même KeyboardInterrupt
@@ -309,11 +310,11 @@ class Connection:
         raise KeyboardInterrupt if self.is_interrupted else ConnectionError
 
     def note_signal(self, number: int, _: object) -> None:
-        """Note un signal, puis fait sortir d'input() ; un second Ctrl+C coupe la connexion.
+        """Note un signal, puis lève KeyboardInterrupt ; pendant un départ, coupe la connexion.
 
-        Noter d'abord, par une affectation : input() regarde de nouveau les signaux pendant qu'une
-        exception en sort, et un appel fait ici devient alors SystemError. input() peut aussi
-        effacer l'exception : le signal suivant de l'horloge (SIGALRM) la lève de nouveau.
+        On note d'abord, par une affectation : si deux signaux se suivent dans input(), tout appel
+        fait ici peut échouer (SystemError). Et input() peut effacer l'exception levée : l'horloge
+        (SIGALRM) repasse donc ici, et la lève de nouveau.
         """
         is_stop = number in (signal.SIGINT, signal.SIGTERM)
         self.is_interrupted = self.is_interrupted or is_stop
@@ -322,21 +323,21 @@ class Connection:
             self.pause_in_background()
             if self.screen.edits_lines:
                 self.screen.typed = readline.get_line_buffer() or self.screen.typed
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # pour sortir d'input()
         if is_stop and not self.is_leaving:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # pour quitter le reste de la conversation
         if is_stop and self.sock:
             self.close()
 
     def pause_in_background(self) -> None:
-        """En arrière-plan, où le système arrêterait readline sans fin : part, ou attend `fg`."""
+        """En arrière-plan, où SIGTTOU arrêterait readline sans fin : part, ou attend `fg`."""
         if not self.screen.edits_lines:
             return
         with contextlib.suppress(OSError):  # EINTR après l'arrêt, ou un terminal sans premier plan
             if self.is_interrupted and os.tcgetpgrp(0) != os.getpgrp():
                 self.is_reading, self.is_leaving = False, True
                 os._exit(finish(self, "left"))
-            os.tcsetpgrp(0, os.getpgrp())  # sans effet au premier plan ; ailleurs, nous arrête
+            os.tcsetpgrp(0, os.getpgrp())  # sans effet au premier plan ; ailleurs, SIGTTOU
 
 
 def poll_until(condition, seconds: float = math.inf) -> bool:
@@ -369,7 +370,7 @@ def connect(host: str, port: int) -> socket.socket:
     reason = protocol.explain(result)
     hint = "Le serveur est-il lancé ? Son pare-feu bloque-t-il ce port ?"
     if not found:
-        is_unanswered = not results or result.args[0] == socket.EAI_AGAIN
+        is_unanswered = not results or result.args[0] == socket.EAI_AGAIN  # aucun serveur de noms
         reason = "ce nom n'a pas pu être cherché" if is_unanswered else "adresse inconnue"
         hint = "L'adresse est-elle bien écrite ? Le réseau fonctionne-t-il ?"
     raise Refused(f"Connexion impossible à {protocol.host_and_port(host, port)} : {reason}. {hint}")
@@ -385,7 +386,7 @@ def receive_lines(connection: Connection) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     is_open = True
     try:
-        # Si on ne peut plus afficher, on s'arrête ; mais un tube envoie d'abord tout.
+        # Si on ne peut plus afficher, on s'arrête ; un tube lit encore, pour que tout soit envoyé.
         while is_open and not (screen.has_lost_output and screen.is_attended):
             data = connection.sock.recv(RECV_BYTES)
             is_open = bool(data)
@@ -393,7 +394,7 @@ def receive_lines(connection: Connection) -> None:
             if lines := [readable(line) for line in found]:
                 screen.show(*lines)
                 if not all(line.startswith(protocol.ERROR) for line in lines):
-                    connection.is_admitted = True
+                    connection.is_admitted = True  # ce qui n'est pas un refus est l'accueil
                 connection.answers += len(lines)  # en second : `join` attend ce nombre
                 connection.said_goodbye = lines[-1].startswith(protocol.FAREWELL)
     except OSError:
@@ -410,7 +411,7 @@ def readable(line: bytes) -> str:
 
 
 def report_loss(connection: Connection) -> None:
-    """Dit que le serveur est perdu là où rien ne fait sortir le thread principal d'input()."""
+    """Là où rien ne fait sortir d'input() : dit que le serveur est perdu, ou finit le programme."""
     has_clock = connection.screen.gets_signals and hasattr(signal, "setitimer")
     if has_clock or poll_until(lambda: connection.is_leaving, WAIT_SECONDS):
         return
@@ -453,7 +454,7 @@ def forget_lines(length: int) -> None:
 
 
 def complete(start: str, number: int) -> str | None:
-    """Renvoie la `number`-ième commande qui commence par `start` (protocole de readline)."""
+    """Renvoie la `number`-ième commande qui commence par `start`, ou insère une tabulation."""
     found = [f"{word} " for word in protocol.COMMAND_WORDS if start and word.startswith(start)]
     if not found:
         readline.insert_text("\t")  # pas une commande : Tab est une tabulation
@@ -478,13 +479,13 @@ def join(connection: Connection, name: str) -> bool:
         if connection.is_admitted:
             return True
         if connection.answers < tries:
-            raise ConnectionError
+            raise ConnectionError  # plus de connexion, et pas de réponse
         # Un serveur complet, ou qui a refusé cinq noms, ferme aussitôt.
         is_closed = poll_until(lambda: connection.is_over, REFUSAL_SECONDS)
         if is_closed or not connection.screen.is_attended:
             return False
         if not (name := choose_name("", connection)):
-            raise EOFError
+            raise EOFError  # « exit » à la place d'un nom : la fin de l'entrée
 
 
 def type_lines(connection: Connection) -> None:
@@ -518,7 +519,7 @@ def converse(connection: Connection, options) -> str:
     except EOFError:
         return "left" if screen.is_attended or connection.sock else "nameless"
     except OSError:
-        return "left" if screen.has_lost_output else "lost"
+        return "left" if screen.has_lost_output else "lost"  # « | head » a fini de lire
     except KeyboardInterrupt:
         pass
     return "left"
@@ -559,7 +560,8 @@ def catch_signals(connection: Connection, settings: contextlib.ExitStack) -> Non
     """Confie les signaux à la connexion ; `settings` remettra à la fin les réglages d'avant."""
     for name in ("SIGINT", "SIGTERM", "SIGCONT", "SIGALRM"):
         if number := getattr(signal, name, None):  # Windows n'a pas les deux derniers
-            settings.callback(signal.signal, number, signal.signal(number, connection.note_signal))
+            before = signal.signal(number, connection.note_signal)
+            settings.callback(signal.signal, number, before)
     if hasattr(signal, "setitimer"):  # l'horloge
         before = signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS, TICK_SECONDS)
         settings.callback(signal.setitimer, signal.ITIMER_REAL, *before)

@@ -72,7 +72,7 @@ class Screen:
         self.is_row_open = False  # des deux : le curseur est resté au bout d'une rangée
         self.shown_at = -RECENT_SECONDS  # des deux : quand une ligne a été affichée (s)
         self.has_lost_output = False  # des deux : plus rien ne s'écrit sur la sortie
-        self.has_write_error = False  # … à cause d'une erreur (disque plein), non de « | head »
+        self.has_write_error = False  # … à cause d'une erreur (disque plein), pas de « | head »
 
     def show(self, *lines: str) -> None:
         """Affiche des lignes (str sans fin de ligne), ou note que la sortie est perdue."""

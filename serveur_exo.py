@@ -272,7 +272,7 @@ CLOSE_WAKES_RECV = os.name == "nt"  # sous Windows, shutdown ne réveille pas re
 
 
 def send_now(sock: socket.socket, data: bytes) -> int:
-    """Envoie ce que le système accepte sans attendre ; renvoie le nombre d'octets acceptés."""
+    """Envoie ce que le système peut prendre tout de suite ; renvoie le nombre d'octets pris."""
     if DONT_WAIT is not None:  # le socket reste bloquant : son lecteur, lui, doit attendre
         try:
             return sock.send(data, DONT_WAIT)
@@ -446,7 +446,7 @@ OUTPUT_SECONDS = 1  # s au plus pour écrire ce qui attend, à la fin
 
 
 class Writer:
-    """Un thread qui écrit dans un flux, comme print : si elle bloque (Ctrl+S), lui seul attend."""
+    """Un thread qui écrit dans un flux, comme print : s'il bloque (Ctrl+S), lui seul attend."""
 
     def __init__(self, stream, errors: "Writer | None" = None) -> None:
         protocol.set_up_stream(stream)

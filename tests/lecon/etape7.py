@@ -2,7 +2,7 @@
 
 Ce qui gêne : quand un client ne lit plus, sendall l'attend, et tout le chat attend avec lui.
 L'idée : `tell` ajoute à l'outbox du client ; une tournée (round) envoie à chacun ce que le système
-accepte sans attendre, un veilleur la refait pour le reste. Qui a trop de retard est coupé.
+peut prendre tout de suite, un veilleur la refait pour le reste. Qui a trop de retard est coupé.
 Pour l'essayer : Ctrl+Z dans un client, puis yes | python3 client_exo.py --nom Bavard ailleurs.
 Ce qui reste faux : à cent, chaque recv coûte un envoi à chacun, et tous attendent le verrou.
 Windows n'a pas MSG_DONTWAIT : `send_now`, dans serveur_exo.py, s'en passe.

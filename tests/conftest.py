@@ -73,6 +73,7 @@ HAS = {
     "une coupure brutale": not is_wine,  # close y finit toujours le flux, malgré SO_LINGER
     "de n'attendre aucun envoi": not is_wine,  # Windows le prend entier, si select l'a promis
     "de copier des fichiers": not is_wine,  # CopyFile2 lui manque
+    "select sur le clavier": not IS_WINDOWS,  # seulement sur des sockets
     "un fichier non bloquant": not IS_WINDOWS,
     "un tube qui garde le début d'une longue écriture": not IS_WINDOWS,
     "LC_ALL": not IS_WINDOWS,

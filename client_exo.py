@@ -121,12 +121,18 @@ class Screen:
         finally:
             self.prompt = ""  # après une exception ; sans le verrou, que Ctrl+S peut bloquer
 
+    def show_prompt(self, prompt: str) -> None:
+        with self.lock:  # l'invite s'écrit et se note à la fois
+            self.prompt = prompt
+            self.show()
+
     def read_line(self, prompt: str) -> str:
         if self.prompt_stream:
-            with self.lock:  # l'invite s'écrit et se note à la fois
-                self.prompt = prompt
-                self.show()
-        return input()
+            self.show_prompt(prompt)
+        # input() viderait d'abord la sortie : si le receveur y est bloqué, aucun signal n'en sort.
+        if not (line := sys.stdin.readline()):
+            raise EOFError
+        return line.removesuffix("\n")
 
     def finish_row(self, text: str) -> None:
         """Après Entrée, la rangée où l'on a tapé `text` est finie, sauf dans un tube, sans écho."""
@@ -143,7 +149,8 @@ class Window(Screen):
 
     def read_line(self, prompt: str) -> str:
         time.sleep(CATCH_UP_SECONDS)
-        return super().read_line(prompt)
+        self.show_prompt(prompt)
+        return input()
 
     def finish_row(self, text: str) -> None:
         if self.is_recent():

@@ -161,7 +161,7 @@ class Window(Screen):
 class Terminal(Screen):
     """Un terminal : une ligne reçue s'insère au-dessus de celle que l'on tape."""
 
-    MAKE_ROOM = "\x1bD\x1b[A"  # en bas de l'écran, le fait défiler d'une rangée
+    MAKE_ROOM = "\x1bD\x1b[A"  # descend et remonte ; en bas, l'écran défile d'une rangée
     SAVE_CURSOR = "\x1b7"
     INSERT_ROW = "\r\x1b[L"  # une rangée vide prend la place de celle du curseur, qui descend
     RESTORE_CURSOR = "\x1b8\x1b[B"  # là où il était, une rangée plus bas
@@ -192,7 +192,7 @@ class Terminal(Screen):
             self.prompt, self.is_row_open = prompt, True
             return input(prompt)
         finally:
-            with contextlib.suppress(RuntimeError):  # déjà rendu
+            with contextlib.suppress(RuntimeError):  # déjà rendu, sauf si un signal a précédé
                 self.lock.release()
 
     def finish_row(self, text: str) -> None:
@@ -344,7 +344,7 @@ class Connection:
             if self.is_interrupted and os.tcgetpgrp(0) != os.getpgrp():
                 self.is_reading, self.is_leaving = False, True
                 os._exit(finish(self, "left"))
-            os.tcsetpgrp(0, os.getpgrp())  # sans effet au premier plan ; ailleurs, SIGTTOU
+            os.tcsetpgrp(0, os.getpgrp())  # ailleurs qu'au premier plan, nous arrête, exprès
 
 
 def poll_until(condition, seconds: float = math.inf) -> bool:
@@ -389,7 +389,7 @@ def connect(host: str, port: int) -> socket.socket:
 def receive_lines(connection: Connection) -> None:
     """Thread receveur : affiche chaque ligne, et note ce que le thread principal attend."""
     buffer, screen = protocol.LineBuffer(MAX_SERVER_LINE_BYTES), connection.screen
-    if hasattr(signal, "pthread_sigmask"):  # un signal reçu par ce thread ne réveille pas input()
+    if hasattr(signal, "pthread_sigmask"):  # c'est le principal qui doit les recevoir
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     is_open = True
     try:
@@ -479,7 +479,8 @@ def join(connection: Connection, name: str) -> bool:
     """Donne un nom, un autre s'il est refusé ; renvoie False s'il faut renoncer."""
     tries = 0
     while True:
-        connection.send(protocol.clean(name))
+        if not connection.is_over:  # un serveur complet ferme sans attendre le nom
+            connection.send(protocol.clean(name))
         tries += 1
         # Un serveur complet refuse avant d'avoir reçu le nom : on compte depuis le début.
         poll_until(lambda: connection.answers >= tries or connection.is_over)
@@ -541,7 +542,10 @@ def say_goodbye(connection: Connection) -> None:
     with contextlib.suppress(OSError, ValueError, KeyboardInterrupt):
         connection.send(f"\n{protocol.QUIT_WORD}", patience)  # \n finit une ligne incomplète
         connection.sock.shutdown(socket.SHUT_WR)
-        poll_until(lambda: connection.is_over, patience)
+        # Un tube qui attendait sans limite s'en va au premier signal.
+        poll_until(
+            lambda: connection.is_over or (is_patient and connection.is_interrupted), patience
+        )
 
 
 def finish(connection: Connection, ending: str) -> int:

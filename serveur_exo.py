@@ -43,7 +43,7 @@ STATE_SECONDS = {
     "naming": 60,  # qu'il donne un nom, sinon des clients muets occuperaient toutes les places
     "member": math.inf,  # rien : il parle quand il veut
     "late": 1,  # qu'il lise tout ce qui l'attend, car tout le salon l'attend aussi
-    "leaving": 5,  # qu'il lise l'au revoir, puis ferme
+    "leaving": 5,  # qu'il lise ses dernières lignes, puis ferme
     "cut": math.inf,  # que son lecteur finisse : sa connexion est coupée
 }
 
@@ -118,9 +118,9 @@ def submit(lines: list, client: Client, hub: "Hub", bucket: TokenBucket) -> None
     while lines and not client.has_left and not hub.is_stopping:
         count = bucket.take(min(len(lines), DEPOSIT_LINES))
         if count < len(lines):
-            # Ce client est freiné. Même s'il a coupé sa connexion, ses lignes restent lisibles et
+            # Ce client est freiné. Même si sa connexion est rompue, ses lignes restent lisibles et
             # arriveraient pendant des heures.
-            client.sock.getpeername()  # lève OSError si elle est coupée
+            client.sock.getpeername()  # lève OSError si elle est rompue (pas seulement finie)
         client.deposit_slot.acquire()
         hub.post(client, lines[:count])
         del lines[:count]
@@ -319,7 +319,7 @@ class Hub:
             self.errors.flush()
             os._exit(1)
         self.round_lock.release()
-        # Après avoir rendu le verrou : un dépôt fait juste avant de le rendre serait oublié.
+        # Après avoir rendu le verrou : avant, un dépôt fait entre ce test et lui serait oublié.
         if self.inbox and not self.has_late:  # en cas de retard, l'inbox attend de toute façon
             self.bell.set()
 
@@ -396,7 +396,7 @@ class Hub:
                 client.sock.shutdown(socket.SHUT_WR)
 
     def expire(self, client: Client) -> None:
-        """Le délai d'un client est passé : il part ou, s'il partait, sa connexion est coupée."""
+        """Un délai est passé : sans nom, il part ; en retard, il part, coupé ; parti, il est coupé."""
         match client.state:
             case "naming":
                 reason = f"Aucun nom reçu en {STATE_SECONDS['naming']} s : connexion fermée."
@@ -421,7 +421,7 @@ class Hub:
             client.sock.close()
 
     def stop(self) -> None:
-        """Annonce l'arrêt, ferme toutes les connexions, finit les écritures. Thread principal."""
+        """Annonce l'arrêt, ferme les connexions (la fin du programme ferme celles qui restent)."""
         self.is_stopping = True  # la première tournée à trouver l'inbox vide annonce l'arrêt
         self.bell.set()
         deadline = time.monotonic() + STOP_SECONDS

@@ -45,6 +45,7 @@ COMMANDS = {
     "yes | python3 client_exo.py --nom Bavard":
         "test_un_client_bavard_n_empeche_pas_les_autres_et_s_arrete_a_ctrl_c",
     "python3 tests/lecon/etape0.py": "test_a_l_etape_0_une_fenetre_fermee_parle_sans_fin",
+    "python3 tests/lecon/client_naif.py 12345": "test_a_l_etape_0_une_fenetre_fermee_parle_sans_fin",
     "diff tests/lecon/etape4.py tests/lecon/etape5.py": "test_deux_etapes_se_comparent",
     "python3 tests/lecon/sans_gardes.py": "test_sans_sa_protection_un_test_echoue",
     "python3 tests/lecon/loupe.py reveil": "une scène, que test_loupe.py joue",
@@ -346,10 +347,14 @@ def test_a_l_etape_0_une_fenetre_fermee_parle_sans_fin(terminal):
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as server:
         try:
             port = server.stdout.readline().decode().strip()
-            alice, bob = (terminal("--port", port, "--nom", name) for name in ("Alice", "Bob"))
-            for client in (alice, bob):
-                client.wait_for("Bienvenue")
-            bob.close()
+            alice = terminal("--port", port, "--nom", "Alice")
+            alice.wait_for("Bienvenue")
+            naive = (HERE / "lecon/client_naif.py").read_text(encoding="utf-8")
+            bob = terminal(port, program=naive)
+            bob.wait_for("Entrez votre nom : ")
+            bob.type("Bob\r")
+            bob.wait_for("Bienvenue")
+            bob.process.send_signal(signal.SIGHUP)  # ce que fait une fenêtre qui se ferme
             alice.wait_for("Bob : ", times=50)
         finally:
             server.kill()

@@ -3,7 +3,7 @@
 Ce qui gêne : on ne sait pas qui parle.
 L'idée : le premier message d'un client est son nom ; le serveur l'écrit devant chaque message.
 Pour l'essayer : python3 tests/lecon/etape0.py, puis python3 client_exo.py dans deux terminaux.
-Ce qui reste faux : fermez la fenêtre d'un client au lieu de taper « exit » (gardez Ctrl+C prêt).
+Ce qui reste faux : avec nc comme client, fermez sa fenêtre sans taper « exit » (gardez Ctrl+C prêt).
 """
 
 import socket

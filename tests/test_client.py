@@ -692,16 +692,17 @@ def test_kill_finit_un_client_arrete_par_ctrl_z(start_server, shell, commands):
     alice.wait_for(f"{PROMPT}abc")
     alice.type("\x1a")
     alice.wait_for("Stopped")
-    for word in commands:
+    alice.type("set -b\r")  # bash dit aussitôt qu'un programme s'arrête de nouveau
+    for number, word in enumerate(commands, 1):
+        alice.wait_for("Stopped", times=number)
         alice.type(f"{word}\r")
-        if word == "bg":  # bash le dit arrêté de nouveau à l'invite suivante
-            alice.insist(lambda: alice.type("\r"), "Stopped", times=2)
     assert bob.line() == "* Alice a quitté le chat."
     alice.wait_for(PARTED)
     assert "Traceback" not in alice.seen
 
 
-def test_une_sortie_que_personne_ne_lit_n_empeche_pas_de_finir(fake_server):
+@pytest.mark.parametrize("is_input_over", [False, True], ids=["avant_la_fin", "apres"])
+def test_une_sortie_que_personne_ne_lit_n_empeche_pas_de_finir(fake_server, is_input_over):
     """Le receveur est bloqué au milieu d'une écriture, et le restera."""
     needs("des signaux d'un programme à l'autre")
     import fcntl
@@ -717,6 +718,9 @@ def test_une_sortie_que_personne_ne_lit_n_empeche_pas_de_finir(fake_server):
         return int.from_bytes(count, sys.byteorder) > 60_000
 
     wait_until(is_full, "le tube n'est pas plein")
+    if is_input_over:
+        robot.stdin.close()
+        assert [server.line(), server.line()] == ["", "exit"]
     robot.terminate()
     assert robot.wait(PATIENCE) == 1
     server.close()

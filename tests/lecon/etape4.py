@@ -1,10 +1,10 @@
-r"""Étape 4 : un recv n'est pas un message.
+"""Étape 4 : un recv n'est pas un message.
 
 Ce qui gêne : TCP transporte des octets. Deux messages peuvent arriver en un seul recv, le nom collé
 au premier, ou un « é » coupé en deux, que decode refuse : son thread s'arrête.
 L'idée : on coupe les octets sur les fins de ligne, on garde ce qui n'en a pas encore, et l'on ne
 décode qu'une ligne entière.
-Pour l'essayer : printf 'Alice\nun\ndeux\n' | nc 127.0.0.1 12345.
+Pour l'essayer : nc 127.0.0.1 12345 < README.md, dont chaque ligne devient un message.
 Ce qui reste faux : deux threads peuvent toucher à la liste, ou à un même socket, en même temps.
 """
 

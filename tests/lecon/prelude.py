@@ -12,6 +12,7 @@ Quand essai.py ferme ces connexions, ou disparaît, tout le groupe de processus 
 import _thread
 import builtins
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -216,8 +217,19 @@ def start(self):
     hold("start")
 
 
+class Keyboard(io.TextIOWrapper):
+    """L'entrée du programme : input() et lui-même y lisent des lignes, et l'on sait quand."""
+
+    prompt = ""
+
+    def readline(self, *size):
+        report("asking", self.prompt)
+        self.prompt = ""
+        return super().readline(*size)
+
+
 def ask(prompt=""):
-    report("asking", str(prompt))
+    sys.stdin.prompt = str(prompt)
     return real_input(prompt)
 
 
@@ -235,6 +247,7 @@ for name in ("send", "sendall"):
     setattr(socket.socket, name, sending(name))
 real_start, threading.Thread.start = threading.Thread.start, start
 real_input, builtins.input = builtins.input, ask
+sys.stdin = Keyboard(sys.stdin.buffer, encoding=sys.stdin.encoding)
 socket.gethostbyname = lambda host: "127.0.0.1"  # bind prend cette machine de toute façon
 
 program = types.ModuleType("__main__")

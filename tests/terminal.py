@@ -185,16 +185,16 @@ class Session:
     def resize(self, width: int, height: int) -> None:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
-    def insist(self, act: Callable[[], None], text: str, times: int = 1) -> None:
+    def insist(self, act: Callable[[], None], text: str) -> None:
         """Recommence `act` jusqu'à voir `text`, comme on le ferait devant l'écran.
 
         Un signal qui arrive juste avant que readline attende ne se voit qu'au suivant.
         """
         for _ in range(PATIENCE):
             act()
-            while self.seen.count(text) < times and select.select([self.master], [], [], 1)[0]:
+            while text not in self.seen and select.select([self.master], [], [], 1)[0]:
                 self.read += os.read(self.master, 65536)
-            if self.seen.count(text) >= times:
+            if text in self.seen:
                 return
         raise AssertionError(self.seen)
 

@@ -121,6 +121,9 @@ class Screen:
         finally:
             self.prompt = ""  # après une exception ; sans le verrou, que Ctrl+S peut bloquer
 
+    def catch_up(self) -> None:
+        """Avant une invite, attend ce que l'écran retenait : rien, sauf dans une fenêtre."""
+
     def show_prompt(self, prompt: str) -> None:
         with self.lock:  # l'invite s'écrit et se note à la fois
             self.prompt = prompt
@@ -147,8 +150,10 @@ class Window(Screen):
 
     gets_signals = False
 
-    def read_line(self, prompt: str) -> str:
+    def catch_up(self) -> None:
         time.sleep(CATCH_UP_SECONDS)
+
+    def read_line(self, prompt: str) -> str:
         self.show_prompt(prompt)
         return input()
 
@@ -301,6 +306,7 @@ class Connection:
 
     def ask(self, prompt: str) -> str:
         """Renvoie la ligne tapée ; ou lève ce que les signaux ou le receveur ont noté."""
+        self.screen.catch_up()  # le receveur a pu apprendre la fin entre-temps
         while not (self.is_interrupted or self.is_over):
             try:
                 try:

@@ -301,7 +301,7 @@ class Hub:
         self.has_late = False  # un client est en retard : on ne vide pas l'inbox
 
     def post(self, client: Client, lines: list[bytes] | None) -> None:
-        """Dépose des lignes ou DEPARTURE, et fait une tournée si elle est libre. Tout thread."""
+        """Dépose des lignes ou DEPARTURE, et fait une tournée si le verrou est libre. Tout thread."""
         self.inbox.append((client, lines))
         # Si le verrou est pris, celui qui l'a verra ce dépôt ensuite, et réveillera le veilleur.
         self.try_round()
@@ -319,7 +319,7 @@ class Hub:
             self.errors.flush()
             os._exit(1)
         self.round_lock.release()
-        # Après avoir rendu le verrou : avant, un dépôt fait entre ce test et lui serait oublié.
+        # Une fois le verrou rendu : regarder avant oublierait un dépôt fait entre-temps.
         if self.inbox and not self.has_late:  # en cas de retard, l'inbox attend de toute façon
             self.bell.set()
 

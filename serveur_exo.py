@@ -301,7 +301,7 @@ class Hub:
         self.has_late = False  # un client est en retard : on ne vide pas l'inbox
 
     def post(self, client: Client, lines: list[bytes] | None) -> None:
-        """Dépose des lignes ou DEPARTURE, et fait une tournée si le verrou est libre. Tout thread."""
+        """Dépose des lignes ou DEPARTURE ; fait une tournée si le verrou est libre. Tout thread."""
         self.inbox.append((client, lines))
         # Si le verrou est pris, celui qui l'a verra ce dépôt ensuite, et réveillera le veilleur.
         self.try_round()
@@ -396,7 +396,7 @@ class Hub:
                 client.sock.shutdown(socket.SHUT_WR)
 
     def expire(self, client: Client) -> None:
-        """Un délai est passé : sans nom, il part ; en retard, il part, coupé ; parti, il est coupé."""
+        """Délai passé : sans nom, il part ; en retard, il part, coupé ; parti, il est coupé."""
         match client.state:
             case "naming":
                 reason = f"Aucun nom reçu en {STATE_SECONDS['naming']} s : connexion fermée."

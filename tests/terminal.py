@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Callable
 
 try:
     import fcntl
@@ -52,7 +51,7 @@ class Grid:
             self.column = max(0, self.column - 1)
         elif char == "\x07":
             pass
-        elif unicodedata.combining(char):
+        elif unicodedata.category(char)[0] == "M" or char == "\u200d":  # ils n'ont pas de case
             self.rows[self.row][self.column - 1] += char
         else:
             assert char.isprintable(), f"caractère de commande {char!r}"
@@ -184,19 +183,6 @@ class Session:
 
     def resize(self, width: int, height: int) -> None:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-
-    def insist(self, act: Callable[[], None], text: str) -> None:
-        """Recommence `act` jusqu'à voir `text`, comme on le ferait devant l'écran.
-
-        Un signal qui arrive juste avant que readline attende ne se voit qu'au suivant.
-        """
-        for _ in range(PATIENCE):
-            act()
-            while text not in self.seen and select.select([self.master], [], [], 1)[0]:
-                self.read += os.read(self.master, 65536)
-            if text in self.seen:
-                return
-        raise AssertionError(self.seen)
 
     def end(self) -> int:
         """Attend la fin ; renvoie le code de sortie ; vérifie les réglages du terminal."""

@@ -14,6 +14,7 @@ import pytest
 from conftest import (
     IS_WINDOWS, PATIENCE, ROOT, UNIX_LINES, Peer, needs, peak_kilobytes, proc, wait_until,
 )  # fmt: skip
+from fenetre import Window
 
 LOST = "Connexion au serveur perdue."
 PARTED = "Vous avez quitté le chat."
@@ -48,7 +49,7 @@ def fake_server():
 
 
 def client_command(*options: str, patch: str = "") -> list[str]:
-    """Renvoie ce qui lance le client, après que `patch` a changé les limites de son module `c`."""
+    """Renvoie ce qui lance le client, dont `patch` change d'abord les limites (module `c`)."""
     ours = UNIX_LINES if IS_WINDOWS else ""
     program = f"import os, sys, client_exo as c\n{ours}\n{patch}\nos._exit(c.main())"
     how = ["-c", program] if patch or IS_WINDOWS else ["client_exo.py"]
@@ -134,17 +135,19 @@ def test_dans_un_tube_un_serveur_perdu_avant_l_au_revoir_renvoie_1(fake_server, 
     assert finish(robot) == (1, f"{LOST}\n")
 
 
-@pytest.mark.parametrize("text", ["", "\n \n"], ids=["vide", "blanc"])
-def test_un_tube_sans_nom_renvoie_1_et_le_dit(text):
-    result = run_client(text=text)
-    assert (result.returncode, result.stderr.decode()) == (1, "Aucun nom donné.\n")
-
-
-@pytest.mark.parametrize("options", [[], ["--nom", "exit"]], ids=["tapé", "option"])
-def test_exit_au_lieu_du_nom_quitte_sans_se_connecter(options):
-    result = run_client("--port", "1", *options, text="exit\n")
-    assert (result.returncode, result.stderr) == (0, b"")
-    assert (PARTED in result.stdout.decode()) == (not options)
+@pytest.mark.parametrize(
+    ("options", "text", "end"),
+    [
+        ([], "", (1, "Aucun nom donné.\n")),
+        ([], "\n \n", (1, "Aucun nom donné.\n")),
+        ([], "exit\n", (0, "")),
+        (["--nom", "exit"], "", (0, "")),
+    ],
+)
+def test_un_tube_sans_nom_ne_se_connecte_pas(options, text, end):
+    result = run_client("--port", "1", *options, text=text)
+    assert (result.returncode, result.stderr.decode()) == end
+    assert (PARTED in result.stdout.decode()) == (text == "exit\n")
 
 
 @pytest.mark.parametrize("name", ["a b", "Bob\nsalut"], ids=["espace", "deux_lignes"])
@@ -164,7 +167,7 @@ threading.Thread.start = lambda thread: (start(thread), thread.join())
 """
 
 
-@pytest.mark.parametrize("patch", ["", LATE_NAME], ids=["", "réponse_avant_le_nom"])
+@pytest.mark.parametrize("patch", ["", LATE_NAME], ids=["nom_envoyé", "réponse_avant_le_nom"])
 def test_un_serveur_complet_renvoie_1_avec_sa_raison(start_server, patch):
     server = start_server("--max-clients", "1")
     server.connect("Alice")
@@ -514,13 +517,13 @@ def test_un_ctrl_c_qu_input_efface_finit_quand_meme_le_client(conversation):
 
 
 @pytest.mark.parametrize(
-    "numbers", [("SIGTERM", "SIGCONT"), ("SIGINT", "SIGTERM"), ("SIGINT", "SIGALRM")]
+    "names", [("SIGTERM", "SIGCONT"), ("SIGINT", "SIGTERM"), ("SIGINT", "SIGALRM")]
 )
-def test_deux_signaux_ensemble_ont_l_effet_de_chacun(conversation, numbers):
+def test_deux_signaux_ensemble_ont_l_effet_de_chacun(conversation, names):
     alice, server = conversation()
     alice.type("à moitié")
     alice.wait_for("à moitié")
-    send_together(alice.process, *numbers)
+    send_together(alice.process, *names)
     assert [server.line(), server.line()] == ["", "exit"]
     server.send("* Au revoir, Alice.\n")
     server.close()
@@ -849,12 +852,9 @@ def test_libedit_recoit_sa_propre_syntaxe(conversation):
     assert "tab:" not in alice.seen  # la syntaxe de GNU readline
 
 
-SIMPLE_SCREENS = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     "environment", [{"TERM": "dumb"}, {"PYTHONUNBUFFERED": "1"}], ids=["dumb", "python_u"]
 )
-
-
-@SIMPLE_SCREENS
 def test_un_terminal_sans_codes_montre_la_ligne_puis_l_invite(conversation, environment):
     alice, server = conversation(**environment)
     alice.type("abc")
@@ -879,7 +879,7 @@ sys.stdin.readline = late(sys.stdin.readline)
 """
 
 
-@pytest.mark.parametrize("before", [LATE_READING, LATE_READING + NO_READLINE], ids=["", "sans"])
+@pytest.mark.parametrize("before", [LATE_READING, LATE_READING + NO_READLINE])
 @pytest.mark.parametrize("code", ["dumb", "xterm"])
 def test_une_ligne_recue_avant_que_l_invite_soit_ecrite_ne_la_double_pas(
     fake_server, terminal, before, code
@@ -955,83 +955,8 @@ def test_deux_threads_suffisent(conversation):
 
 # --- Fenêtres, tubes gardés ouverts, sessions qui continuent ----------------------------
 
-WINDOW = """
-import builtins, contextlib, os, signal, sys, threading
-sys.path.insert(0, {root!r})
-gate = threading.RLock()  # dans IDLE, rien ne s'écrit pendant qu'input attend
-class Bare:
-    def write(self, text):
-        if not gate.acquire(blocking=not {in_idle}):
-            os.write({output}, b"(attend)")
-            gate.acquire()
-        os.write({output}, text.encode())
-        gate.release()
-    def flush(self): pass
-    def isatty(self): return True
-    def readline(self): return ""
-sys.stdin = sys.stdout = sys.stderr = Bare()
-commands = open({commands}, encoding="utf-8")
-def typed(prompt=""):
-    with gate if {in_idle} else contextlib.nullcontext():
-        sys.stdout.write(prompt)
-        line = commands.readline()
-    if line == "^C\\n":
-        raise KeyboardInterrupt
-    if not line:
-        raise EOFError
-    return line[:-1]
-builtins.input = typed
-sys.argv = ["client_exo.py", *{options!r}]
-import client_exo
-if {in_idle}:  # une machine lente ne doit pas changer ce que l'on voit
-    client_exo.CATCH_UP_SECONDS, client_exo.RECENT_SECONDS = 1, 60
-handler = signal.getsignal(signal.SIGINT)
-for _ in range({times}):
-    code = client_exo.main()
-    sys.stdout.write("main renvoie %d\\n" % code)
-assert signal.getsignal(signal.SIGINT) is handler
-"""
-
-
-class Window:
-    """Un client dont les flux sont ceux d'une fenêtre : ni fileno, ni signaux, ni readline."""
-
-    def __init__(self, *options: str, times=1, in_idle=False, **environment: str) -> None:
-        needs("des fichiers dont un autre programme hérite")
-        commands, self.keyboard = os.pipe()
-        self.screen, output = os.pipe()
-        program = WINDOW.format(
-            root=str(ROOT), output=output, commands=commands, options=options, times=times,
-            in_idle=in_idle,
-        )  # fmt: skip
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", program], pass_fds=[commands, output],
-            stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
-        )  # fmt: skip
-        os.close(commands)
-        os.close(output)
-        self.seen = ""
-
-    def type(self, text: str) -> None:
-        os.write(self.keyboard, text.encode())
-
-    def wait_for(self, text: str) -> None:
-        """Lit jusqu'à ce que `text` s'affiche, et l'oublie avec ce qui le précède."""
-        while text not in self.seen:
-            assert select.select([self.screen], [], [], PATIENCE)[0], self.seen
-            data = os.read(self.screen, 65536).decode()
-            assert data, self.seen
-            self.seen += data
-        self.seen = self.seen.partition(text)[2]
-
-    def end(self) -> None:
-        assert self.process.wait(PATIENCE) == 0
-        os.close(self.keyboard)
-        os.close(self.screen)
-
-
 @pytest.mark.parametrize(
-    "environment", [{}, {"TERM": "", "PYTHONUNBUFFERED": "1"}], ids=["", "autre_environnement"]
+    "environment", [{}, {"TERM": "", "PYTHONUNBUFFERED": "1"}], ids=["codes", "sans_codes"]
 )
 def test_dans_une_fenetre_on_parle_on_recoit_on_part_deux_fois(lobby, environment):
     bob = lobby.connect("Bob")
@@ -1172,31 +1097,22 @@ def test_qui_appelle_main_retrouve_son_historique_et_ses_signaux(lobby, terminal
 # --- Le réseau -----------------------------------------------------------------------
 
 
-def never_answers(function: str) -> str:
-    """Renvoie de quoi bloquer cette fonction de socket ; rien ne l'interrompt : c'est du C."""
-    return f"""
-import socket, threading
-def wait_for_ever(*_, **__):
+def patched(function: str, body: str) -> str:
+    """Renvoie de quoi remplacer cette fonction du module socket par `body`."""
+    code = f"def {function}(*_, **__):\n{body}\nsocket.{function} = {function}\n"
+    return f"import socket, threading\n{code}"
+
+
+NEVER_ENDS = """
     print("(attend)", flush=True)
-    while True:
+    while True:  # du code en C : aucune exception ne l'interrompt
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
             pass
-socket.{function} = wait_for_ever
 """
-
-
-def finds_no_address(code: str) -> str:
-    """Renvoie de quoi faire échouer la recherche d'un nom, avec ce code."""
-    return f"""
-import socket
-def fail(*_, **__):
-    raise socket.gaierror(socket.{code}, "")
-socket.getaddrinfo = fail
-"""
-
-
+FAILS = "    raise socket.gaierror(socket.{}, '')"
+SOON = "c.CONNECT_SECONDS = 0.2"
 CHECK_SERVER = "Le serveur est-il lancé ? Son pare-feu bloque-t-il ce port ?"
 CHECK_NAME = "L'adresse est-elle bien écrite ? Le réseau fonctionne-t-il ?"
 UNKNOWN = f"adresse inconnue. {CHECK_NAME}"
@@ -1208,9 +1124,9 @@ NOT_LOOKED_UP = f"ce nom n'a pas pu être cherché. {CHECK_NAME}"
     [
         ("127.0.0.1", "", f"connexion refusée. {CHECK_SERVER}"),
         ("..", "", UNKNOWN),
-        ("chat.example", finds_no_address("EAI_NONAME"), UNKNOWN),
-        ("chat.example", finds_no_address("EAI_AGAIN"), NOT_LOOKED_UP),
-        ("chat.example", never_answers("getaddrinfo") + "c.CONNECT_SECONDS = 0.2", NOT_LOOKED_UP),
+        ("chat.example", patched("getaddrinfo", FAILS.format("EAI_NONAME")), UNKNOWN),
+        ("chat.example", patched("getaddrinfo", FAILS.format("EAI_AGAIN")), NOT_LOOKED_UP),
+        ("chat.example", patched("getaddrinfo", NEVER_ENDS) + SOON, NOT_LOOKED_UP),
     ],
     ids=["aucun_serveur", "mal_écrite", "inconnue", "sans_réseau", "sans_serveur_de_noms"],
 )
@@ -1222,7 +1138,7 @@ def test_une_connexion_impossible_renvoie_1_et_dit_pourquoi(host, patch, reason)
 
 @pytest.mark.parametrize("function", ["getaddrinfo", "create_connection"])
 def test_ctrl_c_est_vu_pendant_que_l_on_se_connecte(terminal, function):
-    patch = f"{never_answers(function)}\nc.CONNECT_SECONDS = {10 * PATIENCE}"
+    patch = f"{patched(function, NEVER_ENDS)}c.CONNECT_SECONDS = {10 * PATIENCE}"
     alice = terminal("--nom", "Alice", patch=patch)
     alice.wait_for("(attend)")
     alice.type("\x03")
@@ -1245,7 +1161,7 @@ def black_hole():
 
 
 def test_un_pare_feu_qui_ne_repond_pas_est_nomme(black_hole):
-    result = run_client("--nom", "A", "--port", str(black_hole), patch="c.CONNECT_SECONDS = 0.5")
+    result = run_client("--nom", "A", "--port", str(black_hole), patch=SOON)
     assert result.returncode == 1
     assert result.stderr.decode() == (
         f"Connexion impossible à 127.0.0.1:{black_hole} : pas de réponse. {CHECK_SERVER}\n"

@@ -16,6 +16,7 @@ reçoivent donc les lignes dans le même ordre.
 import collections
 import contextlib
 import datetime
+import errno
 import math
 import os
 import select
@@ -36,7 +37,6 @@ RECV_BYTES = 64 * 1024  # octets par recv : plusieurs lignes à la fois, donc mo
 QUIET_RECV_BYTES = 2048  # octets pour un client calme : Python les réserve dès l'appel de recv
 DEPOSIT_LINES = 512  # lignes par dépôt : avec un long nom, « a\n » reçu fait 130 octets à envoyer
 DEPARTURE = None  # déposé à la place de lignes : ce client n'en enverra plus
-
 
 # L'état d'un client : ce que l'on attend de lui, tant de secondes ; ensuite, Hub.expire décide.
 STATE_SECONDS = {
@@ -265,7 +265,6 @@ IDLE_SECONDS = 1  # s entre deux tournées du veilleur, pour surveiller les dél
 LATE_BYTES = 1024 * 1024  # octets de retard à partir desquels on attend un client
 STOP_SECONDS = 2  # s pour s'arrêter : une s'il y a un retard, une pour lire l'au revoir
 
-
 DONT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)  # Windows ne l'a pas
 SMALL_SEND_BYTES = 16 * 1024  # octets par envoi sous Windows : moins que son tampon
 CLOSE_WAKES_RECV = os.name == "nt"  # sous Windows, shutdown ne réveille pas recv (CPython 91913)
@@ -288,7 +287,7 @@ class Hub:
     """Fait les tournées. Un thread qui trouve leur verrou pris n'attend pas, sauf à l'arrêt."""
 
     def __init__(self, log: "Log | None", errors: "Writer", has_timestamps: bool) -> None:
-        self.errors, self.console = errors, Writer(sys.stdout, errors)
+        self.errors, self.console = errors, Writer(sys.stdout, errors)  # `stop` les finit
         self.inbox = collections.deque()  # tout thread y dépose (client, lignes), la tournée prend
         self.clients: set[Client] = set()  # le thread principal les ajoute, la tournée les retire
         self.bell = threading.Event()  # réveille le veilleur : tout thread sonne, lui seul efface
@@ -450,14 +449,13 @@ class Writer:
 
     def __init__(self, stream, errors: "Writer | None" = None) -> None:
         protocol.set_up_stream(stream)
-        self.stream = stream  # sys.stdout ou sys.stderr ; None s'il était fermé au lancement
+        self.stream = stream  # sys.stdout ou sys.stderr, ou None (fermé) ; le thread seul y écrit
         self.errors = errors  # celui qui signale que cette sortie est perdue
-        self.changed = threading.Condition()  # à tenir pour modifier les champs suivants
-        self.waiting: list[str] = []  # textes à écrire, dans l'ordre
-        self.waiting_chars = 0
+        self.changed = threading.Condition()  # à tenir pour modifier les cinq champs suivants
+        self.waiting, self.waiting_chars = [], 0  # textes à écrire, et leur longueur
         self.skipped_lines = 0  # lignes en trop, pas encore signalées
         self.is_idle = False  # tout est écrit
-        self.is_ending = False  # flush demande au thread de s'arrêter
+        self.is_ending = False  # flush demande au thread de finir
         self.thread = threading.Thread(target=self.run, name="écriture", daemon=True)
         self.thread.start()
 
@@ -479,6 +477,8 @@ class Writer:
                 self.stream.write(text)
                 self.stream.flush()
             except (OSError, ValueError, AttributeError) as error:  # cassé, fermé, absent
+                if os.name == "nt" and getattr(error, "errno", None) == errno.EINVAL:
+                    error.errno = errno.EPIPE  # Windows le dit ainsi d'un tube que nul ne lit plus
                 if self.errors:
                     problem = f"Impossible d'écrire dans la console ({protocol.explain(error)})."
                     self.errors.put(f"{problem} Le chat continue.")

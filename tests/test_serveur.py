@@ -24,6 +24,7 @@ from conftest import (
 )  # fmt: skip
 
 FULL = "! Le serveur est complet, réessayez plus tard."
+GONE = "le programme qui lisait s'est arrêté"  # un autre programme lisait notre sortie
 
 
 # --- Le salon : les règles ------------------------------------------------------------
@@ -854,12 +855,28 @@ def test_une_console_fermee_est_signalee_une_fois_et_le_serveur_finit_bien(start
     server = start_server(stdout=subprocess.PIPE)
     server.process.stdout.close()
     alice, bob = server.room("Alice", "Bob")
-    reason = "erreur EINVAL du système" if IS_WINDOWS else "le programme qui lisait s'est arrêté"
-    assert server.error() == f"Impossible d'écrire dans la console ({reason}). Le chat continue."
+    assert server.error() == f"Impossible d'écrire dans la console ({GONE}). Le chat continue."
     alice.send("Bonjour\n")
     assert bob.line() == "Alice : Bonjour"
     assert server.stop() == 0
     assert server.error() == "Serveur arrêté."
+
+
+@pytest.mark.parametrize("system", sorted({"nt", os.name}))
+def test_einval_ne_veut_dire_que_sous_windows_que_personne_ne_lit_plus(start_server, system):
+    reason = GONE if system == "nt" else "erreur EINVAL du système"
+    patch = f"""
+import errno
+class Broken:
+    def write(self, text):
+        s.os.name = {system!r}
+        raise OSError(errno.EINVAL, "Invalid argument")
+    def flush(self):
+        pass
+sys.stdout = Broken()
+"""
+    error = start_server(patch=patch).error()
+    assert error == f"Impossible d'écrire dans la console ({reason}). Le chat continue."
 
 
 @pytest.mark.parametrize("closed", [1, 2])

@@ -112,7 +112,7 @@ INPUTS = [
 
 @pytest.mark.parametrize(("sent", "seen", "answer"), INPUTS)
 def test_chaque_ligne_fait_ce_qu_elle_montre(lobby, sent, seen, answer):
-    bob, dan = lobby.room("Bob", "Dan")
+    dan, bob = lobby.room("Dan", "Bob")  # dans cet ordre : /liste les range autrement
     dan.send(sent + b"\n")
     dan.sock.shutdown(socket.SHUT_WR)
     assert bob.lines_until("* Dan a quitté le chat.") == ([seen] if seen else [])

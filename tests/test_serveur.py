@@ -81,11 +81,6 @@ def test_un_message_prive_ne_va_qu_a_un_seul_ni_a_la_console_ni_au_journal(start
     assert [server.error(), server.error()] == ["Serveur arrêté.", ""]  # ni sur stderr
 
 
-def test_la_liste_est_alphabetique(lobby):
-    zoe, *_ = lobby.room("Zoé", "alice", "Élise")
-    assert zoe.barrier() == "* Connectés (3) : alice, Élise, Zoé"
-
-
 def test_l_aide_donne_une_commande_par_avis(lobby):
     alice = lobby.connect("Alice")
     alice.send("/help\n/liste\n")
@@ -300,26 +295,30 @@ s.threading.Thread.start = start_some
 def test_quand_les_fichiers_manquent_un_client_de_trop_est_refuse(start_server):
     needs("des limites (resource)")
     limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))"
-    server = start_server(patch=limit)
-    peers = [server.connect() for _ in range(50)]
-    for number, peer in enumerate(peers):
-        with contextlib.suppress(ConnectionError):
-            peer.send(f"u{number}\n")
-    answers = [peer.line() for peer in peers]
+    answers = [peer.line() for peer in crowd(start_server(patch=limit), 50)]
     admitted = 50 - serveur_exo.SPARE_FILES
     assert [answer.partition(",")[0] for answer in answers[:admitted]] == ["* Bienvenue"] * admitted
     assert answers[admitted:] == [FULL] * (50 - admitted)
 
 
+def crowd(server: Server, count: int) -> list[Peer]:
+    """Renvoie des clients qui entrent tous à la fois : u0, u1…"""
+    peers = [server.connect() for _ in range(count)]
+    for number, peer in enumerate(peers):
+        with contextlib.suppress(ConnectionError):  # il est déjà refusé
+            peer.send(f"u{number}\n")
+    return peers
+
+
 def test_la_limite_de_fichiers_est_relevee_sans_un_mot(start_server):
     needs("des limites (resource)")
-    limit = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (30, r.getrlimit(r.RLIMIT_NOFILE)[1]))"
+    limit = """
+import resource
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (30, hard))
+"""
     server = start_server(patch=limit)
-    peers = [server.connect() for _ in range(100)]
-    for number, peer in enumerate(peers):
-        peer.join(f"u{number}") if not number else peer.send(f"u{number}\n")
-    for peer in peers[1:]:
-        assert peer.line().startswith("* Bienvenue")
+    assert {peer.line().partition(",")[0] for peer in crowd(server, 100)} == {"* Bienvenue"}
     assert server.stop() == 0
     assert server.error() == "Serveur arrêté."
 
@@ -354,9 +353,7 @@ def test_mille_clients_entrent_et_s_entendent(start_server):
             pytest.skip("demande mille fichiers ouverts")
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1100), hard))  # ceux du test, ici
     server = start_server()
-    peers = [server.connect() for _ in range(1000)]
-    for number, peer in enumerate(peers):
-        peer.send(f"u{number}\n")
+    peers = crowd(server, 1000)
     for number, peer in enumerate(peers):
         assert peer.line().startswith(f"* Bienvenue, u{number} !")
     peers[0].send("Bonjour\n")
@@ -785,13 +782,11 @@ def test_deux_cents_mega_sans_fin_de_ligne_ne_gonflent_pas_le_serveur(start_serv
     [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\n\xfe\xfe\n", bytes(range(256)) + b"\n"],
     ids=["http", "tls", "octets"],
 )
-def test_un_autre_protocole_ne_gene_personne(start_server, noise):
-    server = start_server()
-    alice, stranger = server.connect("Alice"), server.connect()
+def test_un_autre_protocole_ne_gene_personne(lobby, noise):
+    alice, stranger = lobby.connect("Alice"), lobby.connect()
     stranger.send(noise)
     assert stranger.line().startswith("! ")
     assert alice.barrier() == "* Connectés (1) : Alice"
-    assert server.stop() == 0
 
 
 # --- La console et stderr ----------------------------------------------------------

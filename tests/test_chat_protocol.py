@@ -33,7 +33,8 @@ def test_toute_decoupe_donne_les_memes_lignes(size):
 
 @pytest.mark.parametrize("size", [1, 3, 100], ids=lambda n: f"par_{n}")
 def test_une_ligne_trop_longue_se_reconnait_et_la_suivante_est_entiere(size):
-    lines = lines_of(b"x" * 20 + b"\r\0suite\r\n" + b"y" * 8 + b"\r\n" + b"z" * 9, size, max_bytes=8)
+    data = b"x" * 20 + b"\r\0suite\r\n" + b"y" * 8 + b"\r\n" + b"z" * 9
+    lines = lines_of(data, size, max_bytes=8)
     assert [len(line) > 8 for line in lines] == [True, False, False, True]
     assert lines[1:3] == [b"suite", b"y" * 8]
 

@@ -407,8 +407,8 @@ def test_mille_lignes_en_un_envoi_arrivent_toutes(start_server):
 
 
 def test_une_ligne_deposee_pendant_une_tournee_n_attend_pas(start_server):
-    """Le veilleur doit être réveillé, même si c'est pendant sa propre tournée : ici, sans réveil, il
-    dormirait dix minutes. Bob parle pendant la tournée d'Alice, Chloé pendant celle du veilleur."""
+    """Le veilleur doit être réveillé, même pendant sa propre tournée : ici, sans réveil, il dormirait
+    dix minutes. Bob parle pendant la tournée d'Alice, Chloé pendant celle du veilleur."""
     patch = """
 def slow(sock, data):
     sent = send(sock, data)
@@ -644,7 +644,7 @@ s.socket.socket.getpeername = lambda sock: ({host!r}, 5000)
 
 
 def test_un_client_qui_envoie_vite_n_obtient_pas_un_plus_grand_tampon(start_server):
-    """Sans limite, Linux l'agrandit jusqu'à 6 Mio : autant de lignes d'un client freiné attendraient."""
+    """Sans limite, Linux l'agrandit jusqu'à 6 Mio : autant de lignes freinées y attendraient."""
     patch = """
 def show_size(sock, data):
     if b"Au revoir" in data:
@@ -716,8 +716,10 @@ s.send_now = show_lateness
 LONG_LINES = f"{'x' * 4000}\n" * 3000  # 12 Mo : plus que le système n'en garde
 
 
-def late_room(start_server, patch: str) -> tuple[Server, list[Peer]]:
-    """Renvoie un serveur et trois clients ; Bob a envoyé LONG_LINES, Alice ne lit pas."""
+def late_room(start_server, seconds: int) -> tuple[Server, list[Peer]]:
+    """Renvoie un serveur, qui attend un retard `seconds` secondes au plus, et trois clients ; Bob
+    a envoyé LONG_LINES, Alice ne lit pas."""
+    patch = f"s.STATE_SECONDS['late'] = {seconds}"
     server = start_server("--debit", "0", patch=SHOW_LATENESS + patch)
     peers = server.room("Alice", "Bob", "Chloé")
     threading.Thread(target=peers[1].send, args=[LONG_LINES + "fin\n"]).start()
@@ -725,7 +727,7 @@ def late_room(start_server, patch: str) -> tuple[Server, list[Peer]]:
 
 
 def test_un_client_qui_rattrape_tout_son_retard_reste_et_l_inbox_se_rouvre(start_server):
-    server, (alice, _, chloe) = late_room(start_server, f"s.STATE_SECONDS['late'] = {10 * PATIENCE}")
+    server, (alice, _, chloe) = late_room(start_server, 10 * PATIENCE)
     assert server.error() == "en retard"
     other = threading.Thread(target=chloe.lines_until, args=["Bob : fin"])
     other.start()
@@ -737,14 +739,14 @@ def test_un_client_qui_rattrape_tout_son_retard_reste_et_l_inbox_se_rouvre(start
 def test_un_client_qui_part_en_retard_n_est_plus_attendu(start_server):
     """Sinon les lignes de tous les clients attendraient sans fin."""
     needs("une coupure brutale")
-    server, (alice, _, chloe) = late_room(start_server, f"s.STATE_SECONDS['late'] = {10 * PATIENCE}")
+    server, (alice, _, chloe) = late_room(start_server, 10 * PATIENCE)
     assert server.error() == "en retard"
     alice.reset()
     assert "* Alice a quitté le chat." in chloe.lines_until("Bob : fin")
 
 
 def test_un_client_en_retard_doit_tout_lire(start_server):
-    """S'il pouvait n'en lire qu'un peu de temps en temps, il ferait attendre tout le monde sans fin.
+    """S'il pouvait n'en lire qu'un peu à la fois, il ferait attendre tout le monde sans fin.
 
     Le système en accepte ici 2 000 octets toutes les 5 ms : moins de 1 Mio attend bientôt.
     """
@@ -779,7 +781,7 @@ def test_deux_cents_mega_sans_fin_de_ligne_ne_gonflent_pas_le_serveur(start_serv
 
 @pytest.mark.parametrize(
     "noise",
-    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\n\xfe\xfe\n", bytes(range(256)) + b"\n"],
+    [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\n\xfe\xfe\n", bytes(range(256)) + b"\n"],
     ids=["http", "tls", "octets"],
 )
 def test_un_autre_protocole_ne_gene_personne(lobby, noise):
@@ -873,7 +875,7 @@ def stop_in_five_seconds(server: Server) -> None:
     assert server.error() == "Serveur arrêté."
 
 
-def test_une_console_qu_un_autre_programme_a_rendue_non_bloquante_est_lente_pas_perdue(start_server):
+def test_une_console_qu_un_programme_a_rendue_non_bloquante_est_lente_pas_perdue(start_server):
     needs("un fichier non bloquant")
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -1120,7 +1122,7 @@ def test_un_journal_qui_ne_s_ecrit_plus_reprend_et_compte_ce_qui_manque(start_se
         assert bob.line() == f"Alice : {text}"
         bob.barrier()  # la tournée qui l'a dit est finie : le journal est écrit
 
-    for missing, notice in ((["deux", "trois"], "… 2 lignes manquent."), (["x"], "… 1 ligne manque.")):
+    for *missing, notice in (["2", "3", "… 2 lignes manquent."], ["x", "… 1 ligne manque."]):
         say("avant")
         limit(log.stat().st_size + 10)
         say(missing[0])
@@ -1225,8 +1227,7 @@ s.send_now, s.socket.socket.recv = slow, ask_to_stop
 
 def test_l_arret_est_annonce_meme_si_un_client_est_en_retard(start_server):
     """L'inbox est fermée une seconde : les autres attendent, et apprennent l'arrêt ensuite."""
-    patch = "s.STATE_SECONDS['late'] = 1"
-    server, (_, _, chloe) = late_room(start_server, patch)
+    server, (_, _, chloe) = late_room(start_server, 1)
     assert server.error() == "en retard"
     server.send_signal(signal.SIGTERM)
     chloe.lines_until("* Le serveur s'arrête.")
@@ -1308,8 +1309,8 @@ def test_un_serveur_au_repos_ne_se_reveille_presque_pas(start_server):
 
     def wake_ups() -> int:
         tasks = proc(server.process).glob("task/*/status")
-        found = [re.search(r"\nvoluntary_ctxt_switches:\s+(\d+)", path.read_text()) for path in tasks]
-        return sum(int(match[1]) for match in found)
+        counter = re.compile(r"\nvoluntary_ctxt_switches:\s+(\d+)")
+        return sum(int(counter.search(path.read_text())[1]) for path in tasks)
 
     def is_at_rest() -> bool:  # à trois par seconde, les neuf suivants durent au moins 2,5 s
         before, started = wake_ups(), time.monotonic()
@@ -1351,7 +1352,7 @@ def test_sans_option_mille_clients_et_vingt_lignes_par_seconde(capfd, monkeypatc
         (["Alice"], "Alice"),
     ],
 )
-def test_une_mauvaise_option_renvoie_2_et_une_ligne_qui_la_nomme(options, named, capfd, monkeypatch):
+def test_une_mauvaise_option_renvoie_2_et_la_nomme(options, named, capfd, monkeypatch):
     assert run_main(monkeypatch, *options) == 2
     errors = capfd.readouterr().err
     assert named in errors and errors.count("\n") == 1
@@ -1370,7 +1371,7 @@ def test_une_mauvaise_option_renvoie_2_et_une_ligne_qui_la_nomme(options, named,
         (["--journal", "/dev/null/x"], "journal"),
     ],
 )
-def test_ce_qui_ne_peut_pas_marcher_renvoie_1_et_dit_quoi_faire(options, advice, capfd, monkeypatch):
+def test_ce_qui_ne_peut_marcher_renvoie_1_et_un_conseil(options, advice, capfd, monkeypatch):
     assert run_main(monkeypatch, "--port", "0", *options) == 1
     errors = capfd.readouterr().err
     assert advice in errors and errors.count("\n") == 1
@@ -1457,7 +1458,7 @@ V4, V6 = {socket.AF_INET: "192.168.1.23"}, {socket.AF_INET6: "fd00::2"}
 def test_un_serveur_ouvert_dit_quoi_taper_sur_les_autres_machines(
     capfd, monkeypatch, networks, bound, command
 ):
-    """La machine a ici les adresses de `networks`, et le serveur croit écouter à celle de `bound`."""
+    """La machine a les adresses de `networks`, et le serveur croit écouter à celle de `bound`."""
 
     def connect(sock, address) -> None:
         if sock.family not in networks:

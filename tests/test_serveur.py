@@ -716,10 +716,10 @@ s.send_now = show_lateness
 LONG_LINES = f"{'x' * 4000}\n" * 3000  # 12 Mo : plus que le système n'en garde
 
 
-def late_room(start_server, seconds: int) -> tuple[Server, list[Peer]]:
+def late_room(start_server, seconds: int, patch: str = "") -> tuple[Server, list[Peer]]:
     """Renvoie un serveur, qui attend un retard `seconds` secondes au plus, et trois clients ; Bob
     a envoyé LONG_LINES, Alice ne lit pas."""
-    patch = f"s.STATE_SECONDS['late'] = {seconds}"
+    patch += f"s.STATE_SECONDS['late'] = {seconds}"
     server = start_server("--debit", "0", patch=SHOW_LATENESS + patch)
     peers = server.room("Alice", "Bob", "Chloé")
     threading.Thread(target=peers[1].send, args=[LONG_LINES + "fin\n"]).start()
@@ -727,12 +727,23 @@ def late_room(start_server, seconds: int) -> tuple[Server, list[Peer]]:
 
 
 def test_un_client_qui_rattrape_tout_son_retard_reste_et_l_inbox_se_rouvre(start_server):
-    server, (alice, _, chloe) = late_room(start_server, 10 * PATIENCE)
+    """Il reste même une heure après, qui passe ici en un instant."""
+    patch = """
+monotonic, decode, hours = s.time.monotonic, s.protocol.decode_line, []
+def pass_an_hour(line):
+    hours.extend([1] if line == b"une heure passe" else [])
+    return decode(line)
+s.protocol.decode_line = pass_an_hour
+s.time.monotonic = lambda: monotonic() + 3600 * len(hours)
+"""
+    server, (alice, _, chloe) = late_room(start_server, 10 * PATIENCE, patch)
     assert server.error() == "en retard"
     other = threading.Thread(target=chloe.lines_until, args=["Bob : fin"])
     other.start()
     assert len([line for line in alice.lines_until("Bob : fin") if " : " in line]) == 3000
     other.join()
+    chloe.send("une heure passe\n")
+    assert alice.line() == "Chloé : une heure passe"
     assert alice.barrier() == "* Connectés (3) : Alice, Bob, Chloé"
 
 

@@ -32,6 +32,9 @@ sys.path.insert(0, str(ROOT))
 
 PATIENCE = 60  # s
 
+# Sans tampon, un programme bloqué n'aurait rien à écrire à sa fin : des tests ne pourraient échouer.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 # Lancé en arrière-plan (« pytest & »), un programme hérite d'un Ctrl+C ignoré, et ceux qu'il
 # lance aussi.
 signal.signal(signal.SIGINT, signal.default_int_handler)

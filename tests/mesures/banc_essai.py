@@ -31,6 +31,7 @@ import argparse
 import contextlib
 import functools
 import math
+import os
 import re
 import select
 import shutil
@@ -160,6 +161,8 @@ class RunningServer:
             self.process = subprocess.Popen(
                 contender.command(folder, self.port, clients),
                 stdout=console, stderr=subprocess.STDOUT, cwd=folder,
+                # Chacun se compile : avec des .pyc, un client semble coûter 0,4 Kio de plus.
+                env={**os.environ, "PYTHONPYCACHEPREFIX": str(folder)},
             )  # fmt: skip
         if contender.chooses_port:
             self.port = wait_for(self.announced_port)

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PRELUDE = (Path(__file__).parent / "prelude.py").read_text(encoding="utf-8")
+# Une copie, une fois : pytest change os.environ pendant que des threads lancent des essais.
+ENVIRONMENT = {**os.environ, "PYTHONIOENCODING": "utf-8"}
 START_SECONDS = 5  # s pour écouter ou se connecter
 PATIENCE = 16  # s pour ce qui arrive peu à peu
 CALM_SECONDS = 0.12  # s sans rien : un programme qui attend dans recv a tout traité
@@ -125,7 +127,7 @@ class Program:
             self.process = subprocess.Popen(
                 [sys.executable, "-u", "-B", "-c", PRELUDE, port, self.path, *dialect.args],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=home,
-                env={**os.environ, "PYTHONIOENCODING": "utf-8"}, start_new_session=True,
+                env=ENVIRONMENT, start_new_session=True,
             )  # fmt: skip
             stack.callback(self.kill)
             threading.Thread(target=self.read_console, daemon=True).start()

@@ -27,7 +27,7 @@ HELD_SECONDS = 5  # s pendant lesquelles une porte retient un appel, si la scèn
 ENDLESS = 30  # recv vides de suite sur une connexion : c'est une boucle sans fin
 MAX_FORKS = 50  # processus qu'un programme peut lancer par fork
 LIMITS = {  # ce qu'un programme peut prendre à la machine, là où le système sait le limiter
-    "RLIMIT_DATA": 1 << 30,  # octets de mémoire
+    "RLIMIT_DATA": 1 << 31,  # octets de mémoire : un Python sans GIL en réserve d'abord la moitié
     "RLIMIT_FSIZE": 1 << 26,  # octets par fichier, stderr comprise
     "RLIMIT_CPU": 60,  # s de processeur
     "RLIMIT_CORE": 0,

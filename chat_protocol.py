@@ -61,7 +61,7 @@ class LineBuffer:
         if not self._skipping and len(rest.removesuffix(b"\r")) > self.max_bytes:
             lines.append(rest)
             self._skipping = True
-        self._rest = rest[-1:] if self._skipping else rest  # « \r » peut commencer une fin de ligne
+        self._rest = rest[-1:] if self._skipping else rest  # un « \r » peut commencer une fin
         return lines
 
     def last_line(self) -> list[bytes]:
@@ -71,7 +71,7 @@ class LineBuffer:
 
 
 # Ce que telnet ajoute (RFC 854) : IAC (ff) et un octet ; encore un octet après WILL, WONT, DO, DONT
-# (fb à fe) ; après SB (fa), tout jusqu'à IAC SE (ff f0). La fin de la ligne peut la couper.
+# (fb à fe) ; après SB (fa), tout jusqu'à IAC SE (ff f0). La fin de la ligne peut couper cet ajout.
 _TELNET = re.compile(rb"\xff(?:[\xfb-\xfe].?|\xfa.*?(?:\xff\xf0|\xff?\Z)|.?)", re.DOTALL)
 
 
@@ -168,7 +168,7 @@ def normalize_name(text: str) -> str:
     for char in typed:  # et non dans `name` : on recopie ce qui a été tapé
         for part in unicodedata.normalize("NFKC", char):  # « ﬁ » donne deux lettres
             is_word = part.isalpha() or part.isdecimal() or unicodedata.category(part)[0] == "M"
-            if not strip(part) or not (is_word or part in "-_.'’"):
+            if not strip(part) or not (is_word or part in "-_.'’"):  # invisible, ou interdit
                 raise Refused(
                     f"Nom refusé : caractère interdit « {clean(char)} » (U+{ord(char):04X}) ; "
                     "prenez des lettres, des chiffres et - _ . ' ’ sans espace."
@@ -202,7 +202,7 @@ _VERBS = {
     "/quitter": "quit", "/exit": "quit", "/quit": "quit", "/aide": "help", "/help": "help",
 }  # fmt: skip
 
-# Une ligne vide, une commande ou « exit » ; sans IGNORECASE, où « exıt » vaudrait « exit ».
+# Une ligne vide, une commande ou « exit » ; IGNORECASE prendrait aussi « exıt » (sans point).
 _EXIT = f"[{_MARKS}]*".join(["[eE]", "[xX]", "[iI]", "[tT]"])  # des marques entre ses lettres
 _MAYBE_COMMAND = re.compile(f"{_BLANK}*(?:/|\\Z|{_EXIT}{_BLANK}*\\Z)")
 
@@ -224,7 +224,7 @@ def parse(text: str) -> tuple[str, str]:
     # NFC d'abord : un Mac peut écrire « é » en deux caractères.
     verb = _VERBS.get(unicodedata.normalize("NFC", word).casefold(), "unknown")
     if verb == "unknown":
-        rest = quote(cut_word(clean(bare))[0])  # après clean : un code caché dans le mot se voit
+        rest = quote(cut_word(clean(bare))[0])  # clean a changé en U+FFFD un code caché
     return verb, rest
 
 
@@ -271,7 +271,7 @@ def new_option_parser(program: str, host_meaning: str) -> argparse.ArgumentParse
 def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Renvoie les options de la ligne de commande, ou lève Refused, qui cite l'option refusée."""
     try:
-        options, unknown = parser.parse_known_args()
+        options, unknown = parser.parse_known_args()  # un Refused de `type` en sort
     except argparse.ArgumentError as error:  # son message est en anglais : on le remplace
         unknown = [error.argument_name]
     if unknown:
@@ -330,7 +330,7 @@ def set_up_socket(sock: socket.socket) -> None:
 
 
 def set_up_stream(stream: object) -> None:
-    """Règle un flux de Python : « ? » y remplace un caractère impossible, et écrire y attend."""
+    """Règle un flux : « ? » remplace un caractère impossible, et une écriture est bloquante."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")
         # Un autre programme a pu le laisser sans attente : une écriture y perdrait des lignes.

@@ -35,7 +35,7 @@ from chat_protocol import ERROR, NOTICE, Refused
 BURST_LINES = 100  # lignes d'avance sur le débit permis : un texte collé passe tout de suite
 RECV_BYTES = 64 * 1024  # octets par recv : plusieurs lignes à la fois, donc moins d'appels
 QUIET_RECV_BYTES = 2048  # octets pour un client calme : Python les réserve dès l'appel de recv
-DEPOSIT_LINES = 512  # lignes par dépôt : avec un long nom, « a\n » reçu fait 130 octets à envoyer
+DEPOSIT_LINES = 512  # lignes par dépôt : 64 Kio à envoyer, si un long nom fait 130 octets de « a »
 DEPARTURE = None  # déposé à la place de lignes : ce client n'en enverra plus
 
 # L'état d'un client : ce que l'on attend de lui, tant de secondes ; ensuite, Hub.expire décide.
@@ -71,7 +71,7 @@ class Client:
 
 
 class TokenBucket:
-    """Le débit d'un client : un « seau à jetons », un par ligne. Son lecteur seul s'en sert."""
+    """Le débit d'un client : un seau, un jeton par ligne. Son lecteur seul s'en sert."""
 
     def __init__(self, rate: int) -> None:
         self.rate = rate  # jetons gagnés par seconde ; 0 : sans limite
@@ -118,8 +118,8 @@ def submit(lines: list, client: Client, hub: "Hub", bucket: TokenBucket) -> None
     while lines and not client.has_left and not hub.is_stopping:
         count = bucket.take(min(len(lines), DEPOSIT_LINES))
         if count < len(lines):
-            # Ce client est freiné. Même si sa connexion est rompue, ses lignes restent lisibles et
-            # arriveraient pendant des heures.
+            # Ce client est freiné. Même rompue, sa connexion livrerait, des heures durant, les
+            # lignes que le système a déjà reçues.
             client.sock.getpeername()  # lève OSError si elle est rompue (pas seulement finie)
         client.deposit_slot.acquire()
         hub.post(client, lines[:count])
@@ -259,7 +259,7 @@ def render(lines: list[str], prefix: str) -> str:
 
 # --- Les tournées : ce que les clients reçoivent ---------------------------------
 
-ROUND_BYTES = 256 * 1024  # octets de lignes par tournée : un client lent garde toutes ces lignes
+ROUND_BYTES = 256 * 1024  # octets de lignes par tournée : l'outbox d'un client lent les garde
 TICK_SECONDS = 0.005  # s avant de réessayer d'envoyer ce que le système n'a pas accepté
 IDLE_SECONDS = 1  # s entre deux tournées du veilleur, pour surveiller les délais
 LATE_BYTES = 1024 * 1024  # octets de retard à partir desquels on attend un client
@@ -296,7 +296,7 @@ class Hub:
         self.round_lock = threading.Lock()
         self.room, self.log = Room(), log  # pas de journal : None ; `stop` le ferme
         self.has_timestamps = has_timestamps
-        self.has_mail = False  # il reste quelque chose à envoyer
+        self.has_unsent = False  # il reste quelque chose à envoyer
         self.has_late = False  # un client est en retard : on ne vide pas l'inbox
 
     def post(self, client: Client, lines: list[bytes] | None) -> None:
@@ -319,13 +319,13 @@ class Hub:
             os._exit(1)
         self.round_lock.release()
         # Une fois le verrou rendu : regarder avant oublierait un dépôt fait entre-temps.
-        if self.inbox and not self.has_late:  # en cas de retard, l'inbox attend de toute façon
+        if self.inbox and not self.has_late:  # sinon, le veilleur passe toutes les 5 ms
             self.bell.set()
 
     def watch(self) -> None:
         """Thread veilleur : fait une tournée quand on le réveille, ou que son délai est passé."""
         while not self.is_stopping:
-            self.bell.wait(TICK_SECONDS if self.has_mail else IDLE_SECONDS)
+            self.bell.wait(TICK_SECONDS if self.has_unsent else IDLE_SECONDS)
             self.bell.clear()  # avant la tournée : un dépôt qui vient ensuite le réveillera aussi
             self.try_round()
 
@@ -335,7 +335,7 @@ class Hub:
         if not self.has_late:
             self.empty_inbox()
         clients = list(self.clients)  # une copie : le thread principal peut en ajouter
-        if self.is_stopping and not self.inbox:  # tout ce qui a été dit est traité
+        if self.is_stopping and not self.inbox:  # tout ce qui était déposé est traité
             self.room.dismiss_everyone(clients)
         now = time.monotonic()
         for client in clients:
@@ -347,8 +347,8 @@ class Hub:
         self.room.console_lines, self.room.queued_bytes = [], 0
         remaining = [client for client in clients if client.outbox]
         self.has_late = any(client.state == "late" for client in remaining)
-        had_mail, self.has_mail = self.has_mail, bool(remaining)
-        if self.has_mail and not had_mail:
+        had_unsent, self.has_unsent = self.has_unsent, bool(remaining)
+        if self.has_unsent and not had_unsent:
             self.bell.set()  # le veilleur dort peut-être pour IDLE_SECONDS : il y a plus pressé
 
     def empty_inbox(self) -> None:
@@ -398,7 +398,7 @@ class Hub:
         """Délai passé : sans nom, il part ; en retard, il part, coupé ; parti, il est coupé."""
         match client.state:
             case "naming":
-                reason = f"Aucun nom reçu en {STATE_SECONDS['naming']} s : connexion fermée."
+                reason = f"Aucun nom admis en {STATE_SECONDS['naming']} s : connexion fermée."
                 self.room.tell(client, f"{ERROR}{reason}")
                 self.room.leave(client)
             case "late":
@@ -434,7 +434,7 @@ class Hub:
         self.errors.put("Serveur arrêté.")
         is_written = self.errors.flush(is_last=True) and is_console_written
         if not is_written and not protocol.session_goes_on():
-            os._exit(0)  # Python attendrait le verrou d'un thread bloqué
+            os._exit(0)  # Python attendrait le verrou du flux, qu'un thread bloqué tient
 
 
 # --- Les sorties : console, stderr, journal --------------------------------------
@@ -455,7 +455,7 @@ class Writer:
         self.waiting, self.waiting_chars = [], 0  # textes à écrire, et leur longueur
         self.skipped_lines = 0  # lignes en trop, pas encore signalées
         self.is_idle = False  # tout est écrit
-        self.is_ending = False  # flush demande au thread de finir
+        self.is_ending = False  # flush demande au thread de finir, une fois tout écrit
         self.thread = threading.Thread(target=self.run, name="écriture", daemon=True)
         self.thread.start()
 
@@ -553,7 +553,7 @@ class Log:
 
 BACKLOG = 4096  # connexions que le système garde avant accept : une salle entière arrive à la fois
 ACCEPT_SECONDS = 0.5  # s par accept au plus, ou après son échec : on vérifie s'il faut s'arrêter
-CLIENT_BUFFER_BYTES = 64 * 1024  # au plus, dans le système, d'un client freiné ; accept en hérite
+CLIENT_BUFFER_BYTES = 64 * 1024  # octets d'un client freiné que le système garde ; accept en hérite
 SPARE_FILES = 16  # fichiers ouverts que le serveur garde pour lui
 
 
@@ -623,9 +623,9 @@ def open_listener(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         # IPv4 d'abord (False vient avant True) : c'est là que le client cherche « localhost ».
-        family, *_, address = min(found, key=lambda info: info[0] != socket.AF_INET)
+        family, *_, addr = min(found, key=lambda info: info[0] != socket.AF_INET)
         dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-        listener = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+        listener = socket.create_server(addr, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
     except (socket.gaierror, UnicodeError):
         raise Refused(f"Adresse inconnue : {host}. Choisissez un autre --hote.") from None
     except OSError as error:
@@ -642,8 +642,8 @@ def greeting(listener: socket.socket) -> str:
     text = f"Écoute sur {protocol.host_and_port(host, port)} (Ctrl+C pour arrêter)."
     command = "Sur les autres machines : python3 client_exo.py --hote"
     option = "" if port == protocol.DEFAULT_PORT else f" --port {port}"
-    networks = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
-    for family, anywhere in networks if host in ("0.0.0.0", "::") else ():
+    ipv4, ipv6 = (socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")  # hors d'ici
+    for family, anywhere in {"0.0.0.0": [ipv4], "::": [ipv4, ipv6]}.get(host, []):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.connect((anywhere, 9))  # en UDP, rien n'est envoyé : le système choisit un chemin
             return f"{text}\n{command} {sock.getsockname()[0]}{option}"
@@ -662,7 +662,7 @@ def catch_signals(received: list[int]) -> dict:
 
 def main() -> int:
     """Renvoie le code de sortie : 0 après un arrêt demandé, 2 pour une option refusée, sinon 1."""
-    parser = protocol.new_option_parser("Le serveur", "où écouter ; 0.0.0.0 s'ouvre au réseau")
+    parser = protocol.new_option_parser("Le serveur", "où écouter ; 0.0.0.0 ouvre au réseau")
     parser.add_argument("--horodatage", action="store_true", help="[HH:MM] devant les messages")
     parser.add_argument("--journal", metavar="FICHIER", help="enregistre la console dans FICHIER")
     protocol.add_number(parser, "--max-clients", 1000, "clients admis en même temps", low=1)
@@ -688,7 +688,7 @@ def main() -> int:
         return code
     finally:
         errors.flush(is_last=True)
-        # Celui qui a appelé main retrouve ses réglages ; sinon, un second Ctrl+C est sans effet.
+        # Celui qui a appelé main retrouve ses réglages ; sinon, on ignore un second Ctrl+C.
         is_ending = __name__ == "__main__" and not protocol.session_goes_on()
         for number, handler in previous.items():
             signal.signal(number, signal.SIG_IGN if is_ending else handler)

@@ -154,7 +154,7 @@ def test_un_client_sans_nom_a_temps_est_ferme(start_server):
     patch = "now = s.time.monotonic; s.time.monotonic = lambda: 60 * now(); s.IDLE_SECONDS = 0.1"
     mute = start_server(patch=patch).connect()
     mute.send("Al")
-    assert [mute.line(), mute.line()] == ["! Aucun nom reçu en 60 s : connexion fermée.", ""]
+    assert [mute.line(), mute.line()] == ["! Aucun nom admis en 60 s : connexion fermée.", ""]
 
 
 @pytest.mark.parametrize("drip", ["x", "\n", " \n"], ids=["sans_fin", "vides", "blanches"])
@@ -163,7 +163,7 @@ def test_un_client_qui_envoie_sans_cesse_sauf_un_nom_est_ferme_aussi(start_serve
     mute = server.connect()
     with pouring(drip * 1000, mute):
         *_, last = iter(mute.line, "")
-    assert last == "! Aucun nom reçu en 0.5 s : connexion fermée."
+    assert last == "! Aucun nom admis en 0.5 s : connexion fermée."
 
 
 @contextlib.contextmanager
@@ -189,7 +189,7 @@ def test_un_nom_donne_a_temps_n_a_plus_de_delai(start_server):
     server = start_server(patch="s.STATE_SECONDS['naming'] = 1")
     alice = enter_when_there_is_room(server, "Alice")  # une machine lente peut la refuser d'abord
     mute = server.connect()
-    assert mute.line().startswith("! Aucun nom reçu")
+    assert mute.line().startswith("! Aucun nom admis")
     assert alice.barrier() == "* Connectés (1) : Alice"
 
 
@@ -1521,7 +1521,7 @@ s.CLOSE_WAKES_RECV, s.IDLE_SECONDS = True, 0.1
 """
     server = start_server("--max-clients", "1", patch=patch)
     mute = server.connect()
-    assert mute.line().startswith("! Aucun nom reçu")
+    assert mute.line().startswith("! Aucun nom admis")
     enter_when_there_is_room(server, "Bob")
 
 

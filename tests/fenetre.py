@@ -8,8 +8,10 @@ import sys
 from conftest import PATIENCE, ROOT, needs
 
 WINDOW = """
-import builtins, contextlib, os, signal, sys, threading
+import builtins, contextlib, os, signal, sys, threading, time
 sys.path.insert(0, {root!r})
+hours, now = [], time.monotonic  # une heure passe pendant chaque ligne que l'on tape
+time.monotonic = lambda: now() + 3600 * len(hours)
 gate = threading.RLock()  # dans IDLE, rien ne s'écrit pendant qu'input attend
 class Bare:
     def write(self, text):
@@ -27,6 +29,7 @@ def typed(prompt=""):
     with gate if {in_idle} else contextlib.nullcontext():
         sys.stdout.write(prompt)
         line = commands.readline()
+        hours.append(line)
     if line == "^C\\n":
         raise KeyboardInterrupt
     if not line:

@@ -3,12 +3,14 @@
 import contextlib
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import unicodedata
 
 import pytest
 from conftest import (
@@ -18,6 +20,7 @@ from fenetre import Window
 
 LOST = "Connexion au serveur perdue."
 PARTED = "Vous avez quitté le chat."
+INTERRUPTED = "Interrompu : une partie de l'envoi est peut-être perdue.\n"
 PROMPT = "Votre message : "
 WELCOME = "* Bienvenue, Robot ! (/aide : les commandes)"
 FAREWELL = "* Au revoir, Robot."
@@ -182,7 +185,7 @@ def test_une_mauvaise_option_renvoie_2_et_une_seule_ligne(option):
     assert (result.returncode, result.stderr.count(b"\n")) == (2, 1)
 
 
-DISK_FULL = "Impossible d'écrire sur la sortie standard : disque plein.\n"
+DISK_FULL = "Impossible d'afficher la suite : disque plein.\n"
 
 
 @pytest.mark.parametrize(
@@ -245,12 +248,8 @@ def test_une_sortie_que_personne_ne_lit_n_empeche_pas_de_finir(fake_server, is_i
     finish(robot)
 
 
-@pytest.mark.parametrize(
-    ("number", "is_input_over"),
-    [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGINT, True)],
-    ids=["ctrl_c", "kill", "pendant_l_au_revoir"],
-)
-def test_un_tube_interrompu_renvoie_1_et_le_dit(fake_server, number, is_input_over):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "kill"])
+def test_un_tube_interrompu_renvoie_1_et_le_dit(fake_server, number):
     needs("des signaux d'un programme à l'autre")
     quick = "c.GOODBYE_SECONDS = 0.2"
     robot = start_client("--port", fake_server.port, "--nom", "Alice", patch=quick)
@@ -258,12 +257,30 @@ def test_un_tube_interrompu_renvoie_1_et_le_dit(fake_server, number, is_input_ov
     robot.stdin.write(b"un\n")
     robot.stdin.flush()
     assert peer.line() == "un"
-    if is_input_over:
-        robot.stdin.close()
-        assert [peer.line(), peer.line()] == ["", "exit"]
     robot.send_signal(number)
-    assert finish(robot) == (1, "Interrompu : une partie de l'envoi est peut-être perdue.\n")
-    assert is_input_over or [peer.line(), peer.line()] == ["", "exit"]
+    assert finish(robot) == (1, INTERRUPTED)
+    assert [peer.line(), peer.line()] == ["", "exit"]
+    peer.close()
+
+
+def test_un_tube_interrompu_pendant_l_au_revoir_finit_et_le_dit(fake_server):
+    """Sous Windows aussi, où un test n'envoie pas de signal : le client se donne ce Ctrl+C,
+    quand le test le lui dit par une autre connexion."""
+    patch = (
+        "import signal, socket, threading\n"
+        "order = socket.create_connection(('127.0.0.1', int(sys.argv[2])))\n"
+        "def obey():\n"
+        "    order.recv(1)\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "threading.Thread(target=obey, daemon=True).start()"
+    )
+    robot = start_client("--port", fake_server.port, "--nom", "Alice", patch=patch)
+    robot.stdin.close()
+    order, peer = fake_server.accept(), fake_server.admit()
+    assert [peer.line(), peer.line()] == ["", "exit"]
+    order.send("!")
+    assert finish(robot) == (1, INTERRUPTED)
+    order.close()
     peer.close()
 
 
@@ -550,22 +567,36 @@ def send_together(process, *names: str, while_stopped=lambda: None) -> None:
 
 
 @pytest.fixture
-def stopped(fake_server, terminal):
-    """Renvoie un client lancé depuis un shell et arrêté par Ctrl+Z, « abc » tapé, et le serveur."""
+def shell(terminal):
+    """Renvoie un shell dans un terminal ; bash y dit aussitôt qu'un programme s'arrête (set -b)."""
     needs("bash")
     alice = terminal(
         program="import os; os.execvp('bash', ['bash', '--norc', '--noprofile', '-i'])",
         LC_ALL="C.UTF-8", PS1="(shell) ", HISTFILE="",
     )  # fmt: skip
     alice.wait_for("(shell) ")
-    alice.type(f"{sys.executable} client_exo.py --nom Alice --port {fake_server.port}\r")
+    alice.type("set -b\r")
+    alice.wait_for("(shell) ", times=2)
+    return alice
+
+
+def alice_command(port: str, end: str = "") -> str:
+    """Renvoie ce que l'on tape pour lancer Alice, qui attend l'au revoir aussi longtemps qu'il faut."""
+    patient = client_command("--nom", "Alice", "--port", port, patch="c.GOODBYE_SECONDS = 999")
+    return f"{shlex.join(patient)}{end}\r"
+
+
+@pytest.fixture
+def stopped(fake_server, shell):
+    """Renvoie un client lancé depuis un shell et arrêté par Ctrl+Z, « abc » tapé, et le serveur."""
+    alice = shell
+    alice.type(alice_command(fake_server.port))
     server = fake_server.admit()
     alice.wait_for(PROMPT)
     alice.type("abc")
     alice.wait_for(f"{PROMPT}abc")
     alice.type("\x1a")
     alice.wait_for("Stopped")
-    alice.type("set -b\r")  # bash dit aussitôt qu'un programme s'arrête de nouveau
     yield alice, server
     server.close()
 
@@ -585,6 +616,8 @@ def test_apres_ctrl_z_l_invite_et_le_texte_reviennent_chaque_fois(stopped):
     alice.wait_for_rows(f"{PROMPT}abcd")
     alice.type("e\r")
     assert server.line() == "abcde"
+    alice.type("fin\r")
+    assert server.line() == "fin"
     assert "Traceback" not in alice.seen
     server.close()
     alice.wait_for(LOST)
@@ -600,6 +633,27 @@ def test_kill_finit_un_client_arrete_par_ctrl_z(stopped, commands):
     server.close()
     alice.wait_for(PARTED)
     assert "Traceback" not in alice.seen
+
+
+def test_un_second_kill_n_attend_plus_l_au_revoir(stopped):
+    alice, server = stopped
+    alice.type("kill %1\r")
+    assert [server.line(), server.line()] == ["", "exit"]
+    alice.type("kill %1\r")
+    alice.wait_for(PARTED)
+
+
+def test_kill_finit_un_client_lance_en_arriere_plan(fake_server, shell):
+    shell.type(alice_command(fake_server.port, " &"))
+    server = fake_server.admit()
+    shell.wait_for("Stopped")
+    shell.type("kill %1\r")
+    assert [server.line(), server.line()] == ["", "exit"]
+    time.sleep(1)  # l'horloge du client passe deux fois ; sinon, le test serait moins sévère
+    server.send("* Au revoir, Alice.\n")
+    shell.wait_for("* Au revoir, Alice.")
+    server.close()
+    shell.wait_for(PARTED)
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"], ids=["tué", "arrêté"])
@@ -757,10 +811,11 @@ def test_ce_qui_arrive_tient_dans_les_rangees_sans_couper_un_mot_qui_y_tient(
     alice.resize(new_width, 60)
     alice.width = new_width
     room = new_width - 2
-    whole = ["un", "m" * room, "deux", "e\u0301" * room, "été", "語" * (room // 2), "trois", "👍🏽"]
-    long = ["0123456789" * 8, "日本語" * 20, "e\u0301" * 65, "👩\u200d🚀" * 20, "🇫🇷" * 35]
+    whole = ["un", "a-" * (room // 2), "deux", "é" * room, "été", "語" * (room // 2), "trois", "👍🏽"]
+    long = ["0123456789" * 8, "日本語" * 20, "é" * 65, "🇫🇷" * 35]
     words = [word for pair in zip(whole, long) for word in pair] + whole[len(long) :]
-    server.send(f"Bob :  {' '.join(words)} \t15\t1\n* fin\n")
+    apart = unicodedata.normalize("NFD", " ".join(words))  # comme un Mac : l'accent à part
+    server.send(f"Bob :  {apart} \t15\t1\n* fin\n")
     alice.wait_for_rows("* fin", f"{PROMPT}ab")
     rows = alice.rows()
     rows = rows[[row[:3] for row in rows].index("Bob") : -2]
@@ -784,6 +839,20 @@ def test_plus_de_rangees_que_l_ecran_n_en_a_laissent_la_ligne_tapee(conversation
     assert len(shown) == 4 and "".join(lines).endswith("".join(shown))
     alice.type("d\r")
     assert server.line() == "abcd"
+
+
+def test_une_ligne_vide_ne_double_pas_l_invite(conversation):
+    alice, server = conversation(TERM="dumb")
+    server.send("\n")
+    alice.wait_for(PROMPT, times=2)
+    assert not [row for row in alice.rows() if row.count(PROMPT.rstrip()) > 1]
+
+
+def test_un_terminal_qui_ne_dit_pas_sa_largeur_affiche_quand_meme(conversation):
+    alice, server = conversation()
+    alice.resize(0, 0)
+    server.send("Bob : un\n")
+    alice.wait_for("Bob : un")
 
 
 def test_pendant_des_centaines_de_messages_ce_qui_part_est_ce_qui_est_tape(conversation):
@@ -887,8 +956,8 @@ def test_une_ligne_recue_avant_que_l_invite_soit_ecrite_ne_la_double_pas(fake_se
     alice.wait_for(f"(lit){PROMPT}")
     alice.type("abc\r")
     assert server.line() == "abc"
+    alice.wait_for("Bob : Salut")
     alice.wait_for("(prêt)", times=2)
-    assert "Bob : Salut" in alice.rows()
     assert not [row for row in alice.rows() if row.count(PROMPT) > 1]
     server.close()
 

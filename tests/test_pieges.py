@@ -174,7 +174,7 @@ def test_la_fin_du_serveur_se_voit_sans_toucher_au_clavier(start_server, termina
     """input() attend une touche, quoi qu'il arrive au réseau.
 
     Le client naïf affiche encore l'invite, et le premier envoi paraît réussir.
-    Protection : note_signal fait sortir d'input(), au signal suivant de l'horloge.
+    Protection : handle_signal fait sortir d'input(), au signal suivant de l'horloge.
     """
 
     def orphan(*options: str, program: str = "") -> Session:
@@ -198,7 +198,7 @@ def test_close_ne_reveille_pas_le_thread_qui_recoit(start_server, terminal):
     Face à un serveur qui ne ferme pas, le client naïf reçoit encore après « exit » et close : un
     programme ne finit qu'avec tous ses threads. Au serveur, le thread et la place d'un client déconnecté
     seraient perdus.
-    Protection : shutdown, dans Connection.close (client) et dans Hub.cut (serveur).
+    Protection : shutdown, dans Client.close (client) et dans Hub.cut (serveur).
     """
 
     def welcome(*options: str, program: str = "") -> tuple[Session, socket.socket]:

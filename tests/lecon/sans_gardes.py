@@ -138,13 +138,13 @@ GUARDS = [
     ),
     (
         "test_la_fin_du_serveur_se_voit_sans_toucher_au_clavier", "client_exo.py",
-        "        if self.is_reading and (is_resumed or self.is_interrupted or self.is_over):",
-        "        if self.is_reading and (is_resumed or self.is_interrupted):",
+        "self.is_reading and (is_resumed or self.is_interrupted or self.is_over)",
+        "self.is_reading and (is_resumed or self.is_interrupted)",
     ),
     (
         "test_close_ne_reveille_pas_le_thread_qui_recoit", "client_exo.py",
-        "connection.close()\n        if not poll_until(lambda: connection.is_over, GOODBYE_SECONDS",
-        "connection.sock.close()\n        if not poll_until(lambda: connection.is_over",
+        "self.close()\n            if not poll_until(lambda: self.is_over, GOODBYE_SECONDS",
+        "self.sock.close()\n            if not poll_until(lambda: self.is_over",
     ),
 ]  # fmt: skip
 

@@ -61,7 +61,7 @@ class LineBuffer:
         if not self._skipping and len(rest.removesuffix(b"\r")) > self.max_bytes:
             lines.append(rest)
             self._skipping = True
-        self._rest = rest[-1:] if self._skipping else rest  # un « \r » peut commencer une fin
+        self._rest = rest[-1:] if self._skipping else rest  # tout est jeté, sauf un « \r »
         return lines
 
     def last_line(self) -> list[bytes]:
@@ -224,7 +224,7 @@ def parse(text: str) -> tuple[str, str]:
     # NFC d'abord : un Mac peut écrire « é » en deux caractères.
     verb = _VERBS.get(unicodedata.normalize("NFC", word).casefold(), "unknown")
     if verb == "unknown":
-        rest = quote(cut_word(clean(bare))[0])  # clean a changé en U+FFFD un code caché
+        rest = quote(cut_word(clean(bare))[0])  # clean d'abord : un code couperait le mot
     return verb, rest
 
 
@@ -308,20 +308,20 @@ def _host(text: str) -> str:
 # --- Le système : le socket, les flux, la session -------------------------------
 
 # TCP_NODELAY envoie tout de suite (sinon, 40 ms d'attente). Une machine disparue se voit en 120 s :
-# 60 s de silence (KEEPIDLE ; KEEPALIVE sous macOS) et 4 sondes, ou 120 000 ms sans rien prendre.
+# 60 s de silence (KEEPIDLE ; KEEPALIVE sous macOS) et 4 sondes, ou 120 000 ms sans rien accepter.
 SOCKET_OPTIONS = {
     "SO_KEEPALIVE": 1, "TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60,
     "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 120_000,
 }  # fmt: skip
 
 
-def set_up_socket(sock: socket.socket) -> None:
+def set_up_socket(sock: socket.socket, is_server: bool) -> None:
     """Donne à un socket connecté chacune de ces options, sauf celles que le système refuse."""
     options = dict(SOCKET_OPTIONS)
     with contextlib.suppress(OSError):  # la connexion est déjà coupée : recv le signalera
         ours, theirs = sock.getsockname()[0], sock.getpeername()[0]
-        # Une même machine ne disparaît pas, et un programme lent peut y attendre longtemps.
-        if theirs == ours or theirs.removeprefix("::ffff:").startswith("127."):
+        # Un serveur qui freine un client, ou une même machine, ne prend parfois rien longtemps.
+        if not is_server or theirs == ours or theirs.removeprefix("::ffff:").startswith("127."):
             del options["TCP_USER_TIMEOUT"]
     for name, value in options.items():
         level = socket.SOL_SOCKET if name.startswith("SO_") else socket.IPPROTO_TCP

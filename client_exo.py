@@ -19,7 +19,7 @@ import sys
 import textwrap
 import threading
 import time
-import unicodedata
+from unicodedata import east_asian_width, normalize
 
 import chat_protocol as protocol
 from chat_protocol import Refused
@@ -35,6 +35,8 @@ CONNECT_SECONDS = 10  # s en tout pour se connecter : derrière un pare-feu, per
 GOODBYE_SECONDS = 2  # s d'attente de l'au revoir du serveur
 POLL_SECONDS = 0.02  # s entre deux vérifications de `poll_until`
 WAIT_SECONDS = 0.5  # s par attente, et entre deux SIGALRM : délai pour voir ce qui a été noté
+MAX_RETRIES = 9  # envois sans réponse, soit 100 s : un serveur lent répond, un disparu non
+TCP_INFO = getattr(socket, "TCP_INFO", None)  # seul Linux compte les envois sans réponse
 REFUSAL_SECONDS = 0.5  # s pour voir si le serveur ferme après un refus
 CATCH_UP_SECONDS = 0.1  # s, dans une fenêtre : ce qu'elle retenait s'affiche avant l'invite
 RECENT_SECONDS = 0.3  # s : plus récente, une ligne a pu suivre Entrée (voir finish_row)
@@ -43,9 +45,6 @@ RECENT_SECONDS = 0.3  # s : plus récente, une ligne a pu suivre Entrée (voir f
 LEFT = "Vous avez quitté le chat.", 0
 LOST = "Connexion au serveur perdue.", 1
 INTERRUPTED = "Interrompu : une partie de l'envoi est peut-être perdue.", 1
-
-
-# --- L'écran -------------------------------------------------------------------
 
 
 class Screen:
@@ -84,7 +83,7 @@ class Screen:
         """Écrit des lignes puis l'invite, en une fois ; sans lignes, l'invite seule."""
         if lines:
             self.end_row()
-        # Après une ligne, on répète l'invite, sauf sur stderr (| tee) : elle s'y verrait avant.
+        # Après une ligne, on répète l'invite, sauf sur stderr (| tee) : elle devancerait la ligne.
         prompt = self.prompt if self.prompt_stream is sys.stdout or not lines else ""
         rows = "".join(f"{line}\n" for line in lines)
         stream = sys.stdout if lines else self.prompt_stream
@@ -121,7 +120,7 @@ class Screen:
     def read_line(self, prompt: str) -> str:
         if self.prompt_stream:
             self.show_prompt(prompt)
-        # input() viderait d'abord la sortie : si le receveur y est bloqué, aucun signal n'en sort.
+        # input() vide d'abord la sortie : si le receveur la bloque, aucun signal n'en fait sortir.
         if not (line := sys.stdin.readline()):
             raise EOFError
         return line.removesuffix("\n")
@@ -160,8 +159,7 @@ class Terminal(Screen):
 
     def __init__(self, edits_lines: bool, inserts_rows: bool) -> None:
         super().__init__(sys.stdout, is_attended=True)
-        self.edits_lines = edits_lines
-        self.inserts_rows = inserts_rows
+        self.edits_lines, self.inserts_rows = edits_lines, inserts_rows
 
     def draw(self, lines: tuple[str, ...] | list[str]) -> None:
         rows = [row for line in lines for row in wrap(line)]
@@ -232,8 +230,7 @@ def find_screen(has_name: bool) -> Screen:
     if protocol.is_window(sys.stdin) or protocol.is_window(sys.stdout):
         return Window(sys.stdout, is_attended=True)
     if not sys.stdin.isatty():
-        # Sans --nom, quelqu'un lit peut-être l'autre bout du tube (PyCharm).
-        return Screen(None if has_name else sys.stdout, is_attended=False)
+        return Screen(None if has_name else sys.stdout, is_attended=False)  # sans nom : PyCharm ?
     if not sys.stdout.isatty():  # | tee : l'invite reste sur le terminal
         return Screen(sys.stderr, is_attended=True)
     is_unix = os.name != "nt"
@@ -245,14 +242,10 @@ def find_screen(has_name: bool) -> Screen:
 def wrap(line: str) -> list[str]:
     """Coupe `line` en rangées d'écran, entre deux mots ; un mot trop long est coupé aussi."""
     # textwrap compte une case par caractère : NFC joint l'accent à sa lettre, un NUL suit 日 ou 👍.
-    text = unicodedata.normalize("NFC", line)
-    wide = "".join(f"{c}\0" if unicodedata.east_asian_width(c) in "WF" else c for c in text)
+    wide = "".join(f"{c}\0" if east_asian_width(c) in "WF" else c for c in normalize("NFC", line))
     width = max((os.get_terminal_size().columns or 80) - 2, 1)
     rows = textwrap.wrap(wide, width, break_on_hyphens=False)
     return [row.replace("\0", "") for row in rows] or [""]
-
-
-# --- Le client -------------------------------------------------------------------
 
 
 class Client:
@@ -359,6 +352,8 @@ class Client:
         try:
             # Sans affichage, on s'arrête ; dans un tube, on lit encore, pour que tout parte.
             while data != b"" and not (self.screen.has_lost_output and self.screen.is_attended):
+                while not select.select([self.sock], [], [], WAIT_SECONDS)[0]:
+                    self.check_answers()
                 data = self.sock.recv(RECV_BYTES)
                 found = buffer.feed(data) if data else buffer.last_line()
                 if lines := [readable(line) for line in found]:
@@ -366,11 +361,16 @@ class Client:
                     self.is_admitted = self.is_admitted or not lines[0].startswith(protocol.ERROR)
                     self.answers += len(lines)  # en second : `join` attend ce nombre
                     self.said_goodbye = lines[-1].startswith(protocol.FAREWELL)
-        except OSError:
-            pass  # la connexion est coupée : le receveur s'arrête aussi
+        except (OSError, ValueError):
+            pass  # la connexion est coupée, ou fermée : le receveur s'arrête aussi
         finally:
             self.is_over = True
             self.report_loss()
+
+    def check_answers(self) -> None:
+        """Lève TimeoutError si le serveur ne répond plus aux envois (octet 2 de `tcp_info`)."""
+        if TCP_INFO and self.sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 3)[2] >= MAX_RETRIES:
+            raise TimeoutError
 
     def report_loss(self) -> None:
         """Là où rien n'interrompt input() : dit que le serveur est perdu, ou finit le programme."""
@@ -378,7 +378,7 @@ class Client:
         if has_clock or poll_until(lambda: self.is_leaving, WAIT_SECONDS):
             return
         if not protocol.session_goes_on():  # Windows
-            os._exit(self.finish(LOST))
+            os._exit(self.finish(LEFT if self.screen.has_lost_output else LOST))
         self.is_loss_said = True
         self.screen.complain(f"{LOST[0]} Appuyez sur Entrée.")
 
@@ -401,7 +401,7 @@ class Client:
 
     def say_goodbye(self) -> None:
         """Envoie la commande pour quitter, et attend que le serveur ferme."""
-        # Dans un tube, seul l'au revoir prouve que le serveur a tout reçu : on l'attend toujours.
+        # Dans un tube, seul l'au revoir prouve que le serveur a tout reçu : on l'attend donc.
         patience = GOODBYE_SECONDS if self.screen.is_attended or self.is_interrupted else math.inf
         # Le serveur peut fermer le premier, un second Ctrl+C aussi (ValueError : socket fermé).
         with contextlib.suppress(OSError, ValueError, KeyboardInterrupt):
@@ -421,8 +421,8 @@ class Client:
     def handle_signal(self, number: int, _: object) -> None:
         """Note un signal, puis lève KeyboardInterrupt ; pendant un départ, coupe la connexion.
 
-        Noter d'abord, par une affectation : si deux signaux se suivent dans input(), un appel peut
-        échouer ici (SystemError). Si input() efface l'exception, l'horloge (SIGALRM) la relève.
+        Noter d'abord, par une affectation : l'exception d'un autre signal attend peut-être encore
+        dans input(), et un appel échoue alors (SystemError). S'il l'efface, SIGALRM la lève encore.
         """
         is_stop = number in (signal.SIGINT, signal.SIGTERM)
         self.is_interrupted = self.is_interrupted or is_stop
@@ -439,7 +439,7 @@ class Client:
 
     def wait_for_foreground(self) -> None:
         """En arrière-plan, où SIGTTOU suspendrait readline sans fin : part, ou attend `fg`."""
-        with contextlib.suppress(OSError):  # EINTR après l'arrêt, ou un terminal sans premier plan
+        with contextlib.suppress(OSError):  # EINTR après `fg`, ou un terminal sans premier plan
             if self.is_interrupted and os.tcgetpgrp(0) != os.getpgrp():
                 self.is_leaving = True
                 os._exit(self.finish(LEFT))
@@ -486,7 +486,7 @@ def connect(host: str, port: int) -> socket.socket:
     result = results[0] if results else TimeoutError()
     if isinstance(result, socket.socket):
         result.settimeout(None)
-        protocol.set_up_socket(result)
+        protocol.set_up_socket(result, is_server=False)
         return result
     reason = protocol.explain(result)
     hint = "Le serveur est-il lancé ? Son pare-feu bloque-t-il ce port ?"

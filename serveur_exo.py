@@ -4,7 +4,7 @@ Pour l'essayer : python3 serveur_exo.py, puis nc 127.0.0.1 12345 dans d'autres t
 
     principal    accepte les clients et lance un lecteur pour chacun
     lecteur      un par client : reçoit des octets, en fait des lignes, les dépose dans l'inbox
-    veilleur     fait une tournée quand on l'appelle, et toutes les 5 ms s'il reste à envoyer
+    veilleur     fait une tournée quand on l'appelle, et après 5 ms (s'il reste à envoyer) ou 1 s
     écriture     deux threads : l'un écrit la console, l'autre stderr
 
 Le thread qui dépose des lignes fait ensuite une *tournée* (round) : il vide l'inbox, applique les
@@ -35,7 +35,7 @@ from chat_protocol import ERROR, NOTICE, Refused
 BURST_LINES = 100  # lignes d'avance sur le débit permis : un texte collé passe tout de suite
 RECV_BYTES = 64 * 1024  # octets par recv : plusieurs lignes à la fois, donc moins d'appels
 QUIET_RECV_BYTES = 2048  # octets pour un client calme : Python les réserve dès l'appel de recv
-DEPOSIT_LINES = 512  # lignes par dépôt : 64 Kio à envoyer, si un long nom fait 130 octets de « a »
+DEPOSIT_LINES = 512  # lignes par dépôt : 64 Kio à envoyer, si « a » et un long nom font 130 octets
 DEPARTURE = None  # déposé à la place de lignes : ce client n'en enverra plus
 
 # L'état d'un client : ce que l'on attend de lui, tant de secondes ; ensuite, Hub.expire décide.
@@ -259,7 +259,7 @@ def render(lines: list[str], prefix: str) -> str:
 
 # --- Les tournées : ce que les clients reçoivent ---------------------------------
 
-ROUND_BYTES = 256 * 1024  # octets de lignes par tournée : l'outbox d'un client lent les garde
+ROUND_BYTES = 256 * 1024  # octets de lignes par tournée : une outbox grandit d'autant, au plus
 TICK_SECONDS = 0.005  # s avant de réessayer d'envoyer ce que le système n'a pas accepté
 IDLE_SECONDS = 1  # s entre deux tournées du veilleur, pour surveiller les délais
 LATE_BYTES = 1024 * 1024  # octets de retard à partir desquels on attend un client
@@ -583,7 +583,7 @@ def accept_clients(listener: socket.socket, hub: Hub, options, signals) -> None:
 
 def start_reader(sock: socket.socket, host: str, hub: Hub, rate: int) -> str:
     """Inscrit un client et lance son lecteur ; renvoie "", ou la raison pour laquelle on refuse."""
-    protocol.set_up_socket(sock)
+    protocol.set_up_socket(sock, is_server=True)
     client = Client(sock, host)
     # D'abord l'inscrire, ensuite lancer son thread : sinon ses lignes pourraient arriver avant lui.
     hub.clients.add(client)
@@ -642,7 +642,7 @@ def greeting(listener: socket.socket) -> str:
     text = f"Écoute sur {protocol.host_and_port(host, port)} (Ctrl+C pour arrêter)."
     command = "Sur les autres machines : python3 client_exo.py --hote"
     option = "" if port == protocol.DEFAULT_PORT else f" --port {port}"
-    ipv4, ipv6 = (socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")  # hors d'ici
+    ipv4, ipv6 = (socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")  # des exemples
     for family, anywhere in {"0.0.0.0": [ipv4], "::": [ipv4, ipv6]}.get(host, []):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.connect((anywhere, 9))  # en UDP, rien n'est envoyé : le système choisit un chemin

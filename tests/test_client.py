@@ -1269,7 +1269,8 @@ def test_la_limite_de_la_connexion_ne_vaut_pas_pour_la_suite(fake_server):
 
 def test_un_serveur_qui_prend_son_temps_n_est_pas_perdu(fake_server):
     """Il ne lit plus pendant plus longtemps que la limite, ici raccourcie."""
-    quick = "import chat_protocol; chat_protocol.SOCKET_OPTIONS |= {'TCP_USER_TIMEOUT': 100}"
+    quick = "import chat_protocol; chat_protocol.SOCKET_OPTIONS |= {'TCP_USER_TIMEOUT': 100}\n"
+    quick += "c.MAX_RETRIES = 1"
     robot = start_client("--port", fake_server.port, "--nom", "Alice", patch=quick)
     peer = fake_server.admit()
     lines = (b"x" * 999 + b"\n") * 8000  # plus que le système n'en garde
@@ -1315,13 +1316,12 @@ def cable():
 
 @pytest.mark.parametrize("typed", ["Tu es là ?\n", ""], ids=["une_ligne_part", "silence"])
 def test_un_cable_debranche_se_voit(start_server, terminal, cable, typed):
-    """Les délais sont plus courts que les vrais : 120 s pour une ligne, 120 s de silence."""
+    """Les délais sont plus courts que les vrais : 100 s pour une ligne, 120 s de silence."""
     ours, theirs, unplug = cable
     server = start_server("--hote", "192.0.2.1", patch=ours)
-    quick = "{'TCP_KEEPIDLE': 1, 'TCP_KEEPINTVL': 1, 'TCP_KEEPCNT': 2, 'TCP_USER_TIMEOUT': 2000}"
-    if typed:
-        quick = "{'TCP_USER_TIMEOUT': 1000}"
-    patch = f"{theirs}\nimport chat_protocol; chat_protocol.SOCKET_OPTIONS |= {quick}"
+    options = "{'TCP_KEEPIDLE': 1, 'TCP_KEEPINTVL': 1, 'TCP_KEEPCNT': 2}"
+    quick = f"import chat_protocol; chat_protocol.SOCKET_OPTIONS |= {options}"
+    patch = f"{theirs}\n{'c.MAX_RETRIES = 3' if typed else quick}"
     address = ("--hote", "192.0.2.1", "--port", str(server.port), "--nom")
     alice = terminal(*address, "Alice", patch=patch)
     alice.wait_for(PROMPT)
@@ -1336,3 +1336,19 @@ def test_un_cable_debranche_se_voit(start_server, terminal, cable, typed):
     assert alice.end() == 1
     assert finish(robot) == (1, f"{LOST}\n")
     server.process.kill()  # il attendrait la réponse des clients débranchés
+
+
+def test_un_serveur_qui_freine_n_est_pas_perdu_non_plus_sur_un_reseau(start_server, cable):
+    """Il ne prend plus rien pendant plus longtemps que la limite de ses propres envois, ici 0,5 s."""
+    ours, theirs, _ = cable
+    server = start_server("--hote", "192.0.2.1", patch=ours)
+    quick = "import chat_protocol; chat_protocol.SOCKET_OPTIONS |= {'TCP_USER_TIMEOUT': 500}"
+    address = ("--hote", "192.0.2.1", "--port", str(server.port), "--nom", "Robot")
+    robot = start_client(*address, patch=f"{theirs}\n{quick}\nc.MAX_RETRIES = 3")
+    os.set_blocking(robot.stdin.fileno(), False)
+    while select.select([], [robot.stdin], [], 3)[1]:
+        with contextlib.suppress(BlockingIOError):
+            os.write(robot.stdin.fileno(), b"x" * 999 + b"\n")
+    assert robot.poll() is None
+    robot.kill()
+    finish(robot)

@@ -80,6 +80,7 @@ HAS = {
     "un fichier non bloquant": not IS_WINDOWS,
     "un tube qui garde le début d'une longue écriture": not IS_WINDOWS,
     "LC_ALL": not IS_WINDOWS,
+    "SIGALRM": hasattr(signal, "setitimer"),
     "mkfifo": hasattr(os, "mkfifo"),
     "epoll": hasattr(select, "epoll"),
     "MSG_DONTWAIT": hasattr(socket, "MSG_DONTWAIT"),

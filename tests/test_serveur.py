@@ -244,26 +244,6 @@ s.socket.socket.accept, s.socket.socket.close = accept_when_the_name_is_there, c
     assert late.barrier() == "* Connectés (1) : Bob"
 
 
-def test_un_client_refuse_par_un_serveur_complet_n_y_voit_pas_une_perte(start_server):
-    """Ici, chaque thread du client finit avant que le principal continue : la connexion est donc
-    déjà fermée quand il devrait donner son nom."""
-    if not hasattr(signal, "setitimer"):
-        pytest.skip("demande SIGALRM")  # ailleurs, le receveur n'attend le principal qu'un moment
-    server = start_server("--max-clients", "1")
-    server.connect("Alice")
-    program = (
-        "import sys, client_exo as c\n"
-        "start = c.threading.Thread.start\n"
-        "c.threading.Thread.start = lambda thread: (start(thread), thread.join())\n"
-        "sys.exit(c.main())"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", program, "--port", str(server.port), "--nom", "Bob"],
-        cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE,
-    )  # fmt: skip
-    assert (result.returncode, result.stdout.decode(), result.stderr) == (1, f"{FULL}\n", b"")
-
-
 def enter_when_there_is_room(server: Server, name: str) -> Peer:
     while True:
         peer = server.connect()

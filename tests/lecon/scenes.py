@@ -548,7 +548,7 @@ def is_shown(s: Program, word: str) -> bool:
 def sends(s: Program) -> Verdict:
     """Le client envoie son nom et ses messages.
     Le nom est la première ligne, les suivantes sont des messages.
-    client_exo.py, `join`"""
+    client_exo.py, `Client.join`"""
     server = enter_chat(s)
     for word in (s.word(), s.word()):
         if not s.is_asking():  # il attend peut-être une réponse à chaque message
@@ -565,7 +565,7 @@ def sends(s: Program) -> Verdict:
 def shows(s: Program) -> Verdict:
     """Ce qui arrive se voit pendant que l'on tape.
     `input` occupe un thread : il en faut un autre pour recevoir.
-    client_exo.py, `receive_lines`"""
+    client_exo.py, `Client.receive_lines`"""
     server, word = enter_chat(s), s.word()
     tell(s, server, f"Bob : {word}\n")
     if is_shown(s, word):
@@ -598,7 +598,7 @@ def shows_cut_character(s: Program) -> Verdict:
 def leaves(s: Program) -> Verdict:
     """« exit » quitte le chat.
     Un programme ne finit qu'avec tous ses threads.
-    client_exo.py, `type_lines`"""
+    client_exo.py, `Client.type_lines`"""
     server = enter_chat(s)
     for word in leave_words(s.path):
         s.type(word)
@@ -618,7 +618,7 @@ def leaves(s: Program) -> Verdict:
 def loses_server(s: Program) -> Verdict:
     """Le serveur s'arrête.
     `input` attend une touche, quoi qu'il arrive au réseau.
-    client_exo.py, `receive_lines`"""
+    client_exo.py, `Client.receive_lines`"""
     server = enter_chat(s)
     s.settle(server)
     before = len(s.console) + len(s.stderr())

@@ -319,7 +319,7 @@ class Client:
     def ask(self, prompt: str) -> str:
         """Renvoie la ligne tapée ; ou lève ce que les signaux ou le receveur ont noté."""
         if not self.screen.gets_signals:
-            time.sleep(CATCH_UP_SECONDS)  # s'affiche ce qui était retenu, peut-être la perte
+            time.sleep(CATCH_UP_SECONDS)  # ce qui était retenu s'affiche, peut-être la perte
         while not (self.is_interrupted or self.is_over):
             try:
                 self.is_reading = True

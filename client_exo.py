@@ -11,6 +11,7 @@ import errno
 import itertools
 import math
 import os
+import re
 import select
 import signal
 import socket
@@ -19,15 +20,14 @@ import sys
 import textwrap
 import threading
 import time
-from unicodedata import east_asian_width, normalize
+from unicodedata import category, east_asian_width
 
 import chat_protocol as protocol
 from chat_protocol import Refused
 
-try:
+readline = None
+with contextlib.suppress(ImportError):  # Windows
     import readline  # l'importer suffit : input() sait alors éditer la ligne
-except ImportError:  # Windows
-    readline = None
 
 MAX_SERVER_LINE_BYTES = 256 * 1024  # octets : une liste de mille noms y tient
 RECV_BYTES = 64 * 1024  # octets par recv
@@ -70,12 +70,10 @@ class Screen:
             try:
                 if not self.has_lost_output:
                     self.draw(lines)
-                if lines:
-                    self.shown_at = time.monotonic()  # après l'écriture : IDLE la retient parfois
+                self.shown_at = time.monotonic() if lines else self.shown_at  # IDLE écrit tard
             except (OSError, ValueError) as error:
                 self.has_lost_output = True
-                # Sous Windows, EINVAL signale un tube que personne ne lit plus.
-                if getattr(error, "errno", None) not in (errno.EPIPE, errno.EINVAL):
+                if getattr(error, "errno", None) not in (errno.EPIPE, errno.EINVAL):  # (Windows)
                     self.has_write_error = True
                     self.complain(f"Impossible d'afficher la suite : {protocol.explain(error)}.")
 
@@ -241,11 +239,13 @@ def find_screen(has_name: bool) -> Screen:
 
 def wrap(line: str) -> list[str]:
     """Coupe `line` en rangées d'écran, entre deux mots ; un mot trop long est coupé aussi."""
-    # textwrap compte une case par caractère : NFC joint l'accent à sa lettre, un NUL suit 日 ou 👍.
-    wide = "".join(f"{c}\0" if east_asian_width(c) in "WF" else c for c in normalize("NFC", line))
-    width = max((os.get_terminal_size().columns or 80) - 2, 1)
-    rows = textwrap.wrap(wide, width, break_on_hyphens=False)
-    return [row.replace("\0", "") for row in rows] or [""]
+    # textwrap compte des caractères : il reçoit la lettre sans accents à part, et 日 suivi d'un NUL.
+    marks = "\u200d" + "".join(char for char in set(line) if category(char)[0] == "M")
+    letters = re.findall(f".[{marks}]*", line.expandtabs())
+    wide = "".join(one[0] + "\0" * (east_asian_width(one[0]) in "WF") for one in letters)
+    width, rest = max((os.get_terminal_size().columns or 80) - 2, 1), iter(letters)
+    rows = textwrap.wrap(wide, width, break_on_hyphens=False, drop_whitespace=False)
+    return ["".join(next(rest) for char in row if char != "\0") for row in rows] or [""]
 
 
 class Client:
@@ -253,7 +253,7 @@ class Client:
 
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
-        self.sock: socket.socket | None = None  # du principal ; finish le ferme
+        self.sock: socket.socket | None = None  # du principal ; le thread qui finit le ferme
         self.answers = 0  # du receveur : les lignes reçues ; avant l'accueil, une par nom refusé
         self.is_admitted = False  # du receveur : une ligne qui n'est pas un refus est l'accueil
         self.said_goodbye = False  # du receveur : la dernière ligne est l'au revoir

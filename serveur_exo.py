@@ -259,7 +259,7 @@ def render(lines: list[str], prefix: str) -> str:
 
 # --- Les tournées : ce que les clients reçoivent ---------------------------------
 
-ROUND_BYTES = 256 * 1024  # octets de lignes par tournée : une outbox grandit d'autant, au plus
+ROUND_BYTES = 256 * 1024  # octets de lignes par tournée : une outbox grandit d'autant, ou presque
 TICK_SECONDS = 0.005  # s avant de réessayer d'envoyer ce que le système n'a pas accepté
 IDLE_SECONDS = 1  # s entre deux tournées du veilleur, pour surveiller les délais
 LATE_BYTES = 1024 * 1024  # octets de retard à partir desquels on attend un client
@@ -319,7 +319,7 @@ class Hub:
             os._exit(1)
         self.round_lock.release()
         # Une fois le verrou rendu : regarder avant oublierait un dépôt fait entre-temps.
-        if self.inbox and not self.has_late:  # sinon, le veilleur passe toutes les 5 ms
+        if self.inbox and not self.has_late:  # en retard, il passe toutes les 5 ms
             self.bell.set()
 
     def watch(self) -> None:

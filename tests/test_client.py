@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import unicodedata
 
 import pytest
 from conftest import (
@@ -813,11 +812,10 @@ def test_ce_qui_arrive_tient_dans_les_rangees_sans_couper_un_mot_qui_y_tient(
     alice.resize(new_width, 60)
     alice.width = new_width
     room = new_width - 2
-    whole = ["un", "a-" * (room // 2), "deux", "é" * room, "été", "語" * (room // 2), "trois", "👍🏽"]
-    long = ["0123456789" * 8, "日本語" * 20, "é" * 65, "🇫🇷" * 35]
+    whole = ["un", "a-" * (room // 2), "deux", "e\u0301" * room, "été", "語" * (room // 2), "trois", "👍🏽"]
+    long = ["0123456789" * 8, "日本語" * 20, "e\u0301" * 65, "👩\u200d🚀" * 20, "🇫🇷" * 35]
     words = [word for pair in zip(whole, long) for word in pair] + whole[len(long) :]
-    apart = unicodedata.normalize("NFD", " ".join(words))  # comme un Mac : l'accent à part
-    server.send(f"Bob :  {apart} \t15\t1\n* fin\n")
+    server.send(f"Bob :  {' '.join(words)} \t15\t1\n* fin\n")
     alice.wait_for_rows("* fin", f"{PROMPT}ab")
     rows = alice.rows()
     rows = rows[[row[:3] for row in rows].index("Bob") : -2]

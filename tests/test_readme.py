@@ -355,7 +355,7 @@ def test_a_l_etape_0_une_fenetre_fermee_parle_sans_fin(terminal):
             bob.type("Bob\r")
             bob.wait_for("Bienvenue")
             bob.process.send_signal(signal.SIGHUP)  # ce que fait une fenêtre qui se ferme
-            alice.wait_for("Bob :", times=50)
+            alice.wait_for("Bob : ", times=50)
         finally:
             server.kill()
 
